@@ -1,0 +1,187 @@
+//! Mail as files: one `.eml` per notice in a directory, under a name made of the notice's id, so
+//! that delivering it twice leaves one file. The only file that knows lettre.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use lettre::Message;
+use lettre::message::header::{Header, HeaderName, HeaderValue};
+use lettre::message::{Mailbox, header};
+
+use super::{Channel, Undelivered, text};
+use crate::quantity::Catalogue;
+use crate::score::incident::Notice;
+
+/// RFC 3834: nobody should answer this automatically.
+#[derive(Clone)]
+struct AutoSubmitted;
+
+impl Header for AutoSubmitted {
+    fn name() -> HeaderName {
+        HeaderName::new_from_ascii_str("Auto-Submitted")
+    }
+
+    fn parse(_: &str) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(Self)
+    }
+
+    fn display(&self) -> HeaderValue {
+        HeaderValue::new(Self::name(), "auto-generated".to_owned())
+    }
+}
+
+/// Writes `.eml` files.
+#[derive(Debug)]
+pub struct EmlFiles {
+    dir: PathBuf,
+    to: Mailbox,
+    from: Mailbox,
+    catalogue: Arc<Catalogue>,
+}
+
+/// An address that is none.
+#[derive(Debug, thiserror::Error)]
+#[error("{address:?} is not a mail address")]
+pub struct BadAddress {
+    /// As configured.
+    pub address: String,
+}
+
+impl EmlFiles {
+    /// Mails to `to`, into `dir` (made when the first mail comes).
+    ///
+    /// # Errors
+    /// [`BadAddress`].
+    pub fn new(dir: PathBuf, to: &str, catalogue: Arc<Catalogue>) -> Result<Self, BadAddress> {
+        let mailbox = |address: &str| {
+            address.parse().map_err(|_| BadAddress {
+                address: address.to_owned(),
+            })
+        };
+        Ok(Self {
+            dir,
+            to: mailbox(to)?,
+            from: mailbox("Vigie <vigie@localhost>")?,
+            catalogue,
+        })
+    }
+
+    fn message(&self, notice: &Notice) -> Result<Message, lettre::error::Error> {
+        let id = |number: u32| format!("<{}.{number}@vigie>", notice.incident.id());
+        let mut builder = Message::builder()
+            .from(self.from.clone())
+            .to(self.to.clone())
+            .subject(text::subject(notice, &self.catalogue))
+            .message_id(Some(id(notice.number)))
+            .header(AutoSubmitted)
+            .header(header::ContentType::TEXT_PLAIN);
+        if let Ok(ms) = u64::try_from(notice.at_ms) {
+            builder = builder.date(std::time::UNIX_EPOCH + std::time::Duration::from_millis(ms));
+        }
+        if notice.number > 1 {
+            builder = builder.in_reply_to(id(1)).references(id(1));
+        }
+        builder.body(text::body(notice, &self.catalogue))
+    }
+}
+
+impl Channel for EmlFiles {
+    fn name(&self) -> &'static str {
+        "mail files"
+    }
+
+    fn deliver(&mut self, notice: &Notice) -> Result<(), Undelivered> {
+        let failed = |what: &str, source: Box<dyn std::error::Error + Send + Sync>| Undelivered {
+            what: format!("{what} in {}", self.dir.display()),
+            source: Some(source),
+        };
+        let message = self
+            .message(notice)
+            .map_err(|error| failed("cannot build a mail for a file", error.into()))?;
+        // Sensor ids may hold colons, which some file systems refuse.
+        let name = format!(
+            "{}-{}",
+            notice.incident.id().replace(':', "_"),
+            notice.number
+        );
+        let path = self.dir.join(format!("{name}.eml"));
+        let part = self.dir.join(format!(".{name}.part"));
+        fs::create_dir_all(&self.dir)
+            .and_then(|()| File::create(&part))
+            .and_then(|mut file| {
+                file.write_all(&message.formatted())?;
+                file.sync_all()
+            })
+            .and_then(|()| fs::rename(&part, &path))
+            .map_err(|error| failed("cannot write a mail", error.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::score::incident::{Incident, NoticeKind};
+    use crate::score::rules::{Rule, Severity, Verdict};
+
+    #[test]
+    fn one_file_per_notice_and_one_thread_per_incident() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut files = EmlFiles::new(
+            dir.path().join("mail"),
+            "me@example.org",
+            Arc::new(Catalogue::default()),
+        )
+        .unwrap();
+        let verdict = Verdict {
+            rule: Rule::Silence,
+            quantity: None,
+            observed: 50.0,
+            expected: 10.0,
+            line: 40.0,
+            ratio: 2.5,
+            since_ms: 1_790_000_000_000,
+        };
+        let mut notice = Notice {
+            number: 1,
+            kind: NoticeKind::Opened,
+            incident: Incident {
+                sensor: "hall:C001".try_into().unwrap(),
+                opened_ms: 1_790_000_050_000,
+                last_ms: 1_790_000_050_000,
+                resolved_ms: None,
+                first: verdict.clone(),
+                worst: verdict,
+                severity: Severity::Critical,
+                anomalies: 1,
+                silent: true,
+                notices: 1,
+            },
+            at_ms: 1_790_000_050_000,
+        };
+        files.deliver(&notice).unwrap();
+        files.deliver(&notice).unwrap();
+        (notice.number, notice.kind) = (2, NoticeKind::Resolved);
+        files.deliver(&notice).unwrap();
+        let mut names: Vec<_> = fs::read_dir(dir.path().join("mail"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(
+            names,
+            [
+                "hall_C001-1790000050000-1.eml",
+                "hall_C001-1790000050000-2.eml"
+            ]
+        );
+        let read = |name: &str| fs::read_to_string(dir.path().join("mail").join(name)).unwrap();
+        let (first, second) = (read(&names[0]), read(&names[1]));
+        let root = "<hall:C001-1790000050000.1@vigie>";
+        assert!(first.contains(&format!("Message-ID: {root}")), "{first}");
+        assert!(first.contains("Auto-Submitted: auto-generated") && first.contains("50 s"));
+        assert!(second.contains(&format!("In-Reply-To: {root}")), "{second}");
+        assert!(EmlFiles::new(dir.path().into(), "nobody", Arc::default()).is_err());
+    }
+}

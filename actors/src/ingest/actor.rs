@@ -1,0 +1,200 @@
+//! The Ingest actor: takes deliveries in, sends batches out, answers the sources.
+
+use std::sync::Arc;
+
+use actix::{
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Supervised, WrapFuture,
+};
+use tokio::time::{Duration, Instant};
+
+use super::batcher::{Batcher, Dispatch, Verdict};
+use super::intake::Delivery;
+use crate::batch::{Answer, Batch, Epochs, Refusal};
+use crate::clock::Clock;
+use crate::message::{Arrived, Drain, Tick, To};
+use crate::metrics::{Metrics, StageMetrics};
+use crate::reading::Arrival;
+use crate::supervise::Guard;
+
+/// Passes a batch to every Stats share; false if one of them did not take it.
+pub type Shares = Box<dyn Fn(&Arc<Batch>) -> bool + Send>;
+
+/// The actor.
+pub struct Ingest {
+    batcher: Batcher,
+    credits: usize,
+    shares: Shares,
+    epochs: Arc<Epochs>,
+    clock: Option<Arc<dyn Clock>>,
+    event_ms: i64,
+    guard: Guard,
+    metrics: Metrics,
+    stage: StageMetrics,
+}
+
+impl std::fmt::Debug for Ingest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ingest")
+            .field("batcher", &self.batcher)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Ingest {
+    /// In logs and metrics.
+    pub const NAME: &'static str = "ingest";
+
+    /// `credits`: batches under way at most, 1 live, 2 for replay. Without a `clock` the stream's
+    /// time is that of the readings.
+    pub fn new(
+        credits: usize,
+        shares: Shares,
+        epochs: Arc<Epochs>,
+        clock: Option<Arc<dyn Clock>>,
+        guard: Guard,
+        metrics: Metrics,
+    ) -> Self {
+        let stage = metrics.stage(Self::NAME);
+        let batcher = Batcher::new(credits, 0);
+        let event_ms = i64::MIN;
+        Self {
+            batcher,
+            credits,
+            shares,
+            epochs,
+            clock,
+            event_ms,
+            guard,
+            metrics,
+            stage,
+        }
+    }
+
+    fn pump(&mut self, ctx: &mut Context<Self>) {
+        while let Some(dispatch) = self.batcher.next() {
+            self.send(dispatch, ctx);
+        }
+    }
+
+    fn send(&mut self, dispatch: Dispatch, ctx: &mut Context<Self>) {
+        let Dispatch { serial, arrivals } = dispatch;
+        self.stage.sent.inc_by(arrivals.len() as u64);
+        let now_ms = self.now_ms(&arrivals);
+        let (batch, answer) = Batch::new(arrivals, now_ms, &self.epochs);
+        if !(self.shares)(&batch) {
+            batch.refuse(Refusal::Failed("stats"));
+        }
+        drop(batch);
+        let begun = Instant::now();
+        ctx.spawn(answer.into_actor(self).map(move |answer, ingest, ctx| {
+            let answer = answer.unwrap_or(Err(Refusal::Failed("a stage")));
+            ingest.answered(serial, answer, begun, ctx);
+        }));
+    }
+
+    /// The stream's time, with which a batch sets out.
+    fn now_ms(&mut self, arrivals: &[Arrival]) -> i64 {
+        if let Some(clock) = &self.clock {
+            return clock.now_ms();
+        }
+        let times = arrivals.iter().filter_map(|arrival| match arrival {
+            Arrival::Reading(reading) => Some(reading.order_ms),
+            Arrival::Quarantine(_) => None,
+        });
+        self.event_ms = times.fold(self.event_ms, i64::max);
+        self.event_ms
+    }
+
+    fn answered(&mut self, serial: u64, answer: Answer, begun: Instant, ctx: &mut Context<Self>) {
+        let batcher = &mut self.batcher;
+        match self.guard.run(None, || batcher.answered(serial, answer)) {
+            Ok(Verdict::Stored(outcomes)) => {
+                self.metrics.outcomes(&outcomes);
+                self.metrics
+                    .durable_seconds
+                    .record(begun.elapsed(), outcomes.len() as u64);
+            }
+            Ok(Verdict::TryAgain) => self.stage.refused.inc(),
+            Ok(Verdict::Wait(why)) => {
+                tracing::warn!(%why, "the store cannot write now; trying again in a second");
+                self.stage.refused.inc();
+                ctx.wait(tokio::time::sleep(Duration::from_secs(1)).into_actor(self));
+            }
+            Ok(Verdict::Unknown) => {}
+            Err(panic) => return self.fail(&panic, ctx),
+        }
+        self.pump(ctx);
+    }
+
+    fn fail(&mut self, panic: &str, ctx: &mut Context<Self>) {
+        tracing::error!(
+            stage = Self::NAME,
+            panic,
+            "restarting it; sources will send again"
+        );
+        ctx.stop();
+    }
+}
+
+impl Actor for Ingest {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        // Every delivery holds at least one permit of the intake, which bounds them.
+        ctx.set_mailbox_capacity(super::intake::CAPACITY as usize + 16);
+    }
+}
+
+impl Supervised for Ingest {
+    fn restarting(&mut self, ctx: &mut Context<Self>) {
+        let pause = self.guard.restarting();
+        // Deliveries that were inside are dropped, which tells their sources; answers to batches
+        // that are still under way are of an unknown serial to the new batcher.
+        let serial = self.batcher.next_serial();
+        self.batcher = Batcher::new(self.credits, serial);
+        if !pause.is_zero() {
+            ctx.wait(tokio::time::sleep(pause).into_actor(self));
+        }
+    }
+}
+
+impl Handler<To<Delivery>> for Ingest {
+    type Result = ();
+
+    fn handle(&mut self, To(delivery): To<Delivery>, ctx: &mut Context<Self>) {
+        let readings = delivery.arrivals.len() as u64;
+        self.stage.received.inc_by(readings);
+        self.metrics.received.inc_by(readings);
+        let batcher = &mut self.batcher;
+        if let Err(panic) = self.guard.run(None, || batcher.push(delivery)) {
+            self.metrics
+                .refused
+                .with_label_values(&["lost"])
+                .inc_by(readings);
+            return self.fail(&panic, ctx);
+        }
+        self.pump(ctx);
+    }
+}
+
+impl Handler<Tick> for Ingest {
+    type Result = ();
+
+    fn handle(&mut self, _: Tick, ctx: &mut Context<Self>) {
+        if let Some(tick) = self.batcher.tick() {
+            self.send(tick, ctx);
+        }
+    }
+}
+
+impl Handler<Drain> for Ingest {
+    type Result = ();
+
+    /// The intake is closed and empty by now, so nothing is under way but perhaps a tick.
+    fn handle(&mut self, _: Drain, _: &mut Context<Self>) {}
+}
+
+/// Hands what came to Stats on, in the wiring.
+pub fn arrived(batch: &Arc<Batch>) -> To<Arrived> {
+    To(Arrived(Arc::clone(batch)))
+}

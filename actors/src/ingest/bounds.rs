@@ -1,0 +1,132 @@
+//! What keeps the listener within bounds: read buffers that follow the load, warnings that do not
+//! flood the log, and sensor text that cannot harm it.
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Read buffers grow and shrink between these.
+const SMALL_READ: usize = 4 * 1024;
+const LARGE_READ: usize = 64 * 1024;
+
+/// One warning per cause and second; `more` says how many were left out since the last.
+#[derive(Default)]
+pub(crate) struct Throttle(Mutex<(Option<Instant>, u64)>);
+
+impl Throttle {
+    /// Says it, or counts it.
+    pub(crate) fn warn(&self, say: impl FnOnce(u64)) {
+        let now = Instant::now();
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, more) = *state;
+        if last.is_some_and(|last| now.duration_since(last) < Duration::from_secs(1)) {
+            state.1 += 1;
+            return;
+        }
+        *state = (Some(now), 0);
+        drop(state);
+        say(more);
+    }
+}
+
+/// Sensor text for a log line: quoted, control characters escaped, cut.
+pub(crate) fn quoted(text: &str) -> String {
+    format!("{:?}", text.chars().take(64).collect::<String>())
+}
+
+/// Bytes read and not yet fed to the protocol core. Small while a node says little, large while
+/// reads fill it: ten thousand idle connections hold 4 KiB each.
+#[derive(Default)]
+pub(crate) struct ReadBuffer {
+    bytes: Vec<u8>,
+    unread: Range<usize>,
+    /// Reads in a row that would have fitted a buffer of a quarter of the size.
+    sparse: u8,
+}
+
+impl ReadBuffer {
+    /// True if everything was fed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.unread.is_empty()
+    }
+
+    /// What was read and not fed yet.
+    pub(crate) fn unread(&self) -> &[u8] {
+        &self.bytes[self.unread.clone()]
+    }
+
+    /// The first `count` unread bytes were fed.
+    pub(crate) fn consume(&mut self, count: usize) {
+        self.unread.start = (self.unread.start + count).min(self.unread.end);
+    }
+
+    /// Where the next read goes; only when everything was fed.
+    pub(crate) fn space(&mut self) -> &mut [u8] {
+        if self.bytes.is_empty() {
+            self.bytes.resize(SMALL_READ, 0);
+        }
+        &mut self.bytes
+    }
+
+    /// `read` bytes came into [`ReadBuffer::space`].
+    pub(crate) fn filled(&mut self, read: usize) {
+        self.unread = 0..read;
+        let size = self.bytes.len();
+        self.sparse = if read < size / 4 {
+            self.sparse.saturating_add(1)
+        } else {
+            0
+        };
+        if read == size && size < LARGE_READ {
+            self.bytes.resize(size * 4, 0);
+        } else if self.sparse >= 32 && size > SMALL_READ {
+            self.bytes.truncate((size / 4).max(read));
+            self.bytes.shrink_to_fit();
+            self.sparse = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_follow_the_load() {
+        let mut buffer = ReadBuffer::default();
+        assert_eq!(buffer.space().len(), SMALL_READ);
+        for _ in 0..4 {
+            let size = buffer.space().len();
+            buffer.filled(size);
+            buffer.consume(size);
+        }
+        assert_eq!(buffer.space().len(), LARGE_READ);
+        for _ in 0..100 {
+            buffer.filled(100);
+            assert_eq!(buffer.unread().len(), 100);
+            buffer.consume(100);
+        }
+        assert_eq!(buffer.space().len(), SMALL_READ);
+        assert!(buffer.is_empty());
+    }
+
+    #[test]
+    fn sensor_text_is_cut_and_escaped() {
+        assert_eq!(quoted("a\n\u{1b}[31m"), "\"a\\n\\u{1b}[31m\"");
+        assert_eq!(quoted(&"x".repeat(500)).len(), 66);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_warning_per_second() {
+        let throttle = Throttle::default();
+        let mut said = Vec::new();
+        for _ in 0..5 {
+            throttle.warn(|more| said.push(more));
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+        throttle.warn(|more| said.push(more));
+        assert_eq!(said, [0, 4]);
+    }
+}

@@ -1,0 +1,336 @@
+//! The wiring: builds the actors downstream first, each on a thread of its own, and takes them down
+//! in the order of the stream.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Addr, Arbiter, Context, Recipient, Supervised, Supervisor};
+
+use crate::alert::Channel;
+use crate::alert::actor::Alerter;
+use crate::batch::Epochs;
+use crate::clock::Clock;
+use crate::ingest::actor::{Ingest, arrived};
+use crate::ingest::intake::{self, Intake, Refused};
+use crate::message::{Arrived, Drain, Noticed, Tick, To};
+use crate::metrics::Metrics;
+use crate::quantity::{self, Catalogue};
+use crate::score::actor::Gathering;
+use crate::score::scorer::Scorer;
+use crate::stats::share::{Share, SilenceLine};
+use crate::store::actor::Storing;
+use crate::store::committer::Committer;
+use crate::store::embedded::Embedded;
+use crate::supervise::{Guard, Health, Sabotage, Shell, chain};
+use crate::{score, stats, store};
+
+/// Settings of the stages.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// Section `[stats]`.
+    pub stats: stats::Config,
+    /// Section `[score]`.
+    pub score: score::Config,
+    /// Section `[incidents]`.
+    pub incidents: score::incident::Config,
+    /// Section `[store]`.
+    pub store: store::Config,
+    /// Batches under way at most: 1 live (0 counts as 1), 2 for replay.
+    pub credits: usize,
+    /// Time is that of the readings instead of the clock's: for recorded data.
+    pub event_time: bool,
+    /// Stages that panic on purpose, for tests of supervision.
+    pub sabotage: Vec<(&'static str, Sabotage)>,
+}
+
+/// Opens the store in `dir` and gives every declared quantity its id for ever.
+///
+/// # Errors
+/// A sentence that says what to do.
+pub fn open_store(
+    dir: &Path,
+    config: &store::Config,
+    quantities: &std::collections::BTreeMap<String, quantity::Config>,
+) -> Result<(Embedded, Arc<Catalogue>), String> {
+    let store = Embedded::open(dir, config).map_err(|error| chain(&error))?;
+    let known = store.quantities().map_err(|error| chain(&error))?;
+    let catalogue = Catalogue::build(quantities, &known)
+        .map_err(|invalid| invalid.within("quantities").to_string())?;
+    let names: Vec<&str> = catalogue
+        .iter()
+        .map(|(_, spec)| spec.name.as_str())
+        .collect();
+    store
+        .put_quantities(&names)
+        .map_err(|error| chain(&error))?;
+    Ok((store, Arc::new(catalogue)))
+}
+
+/// A stage that can be asked to finish.
+type Draining = (&'static str, Recipient<Drain>);
+
+/// The running stream.
+pub struct Pipeline {
+    intake: Intake,
+    ingest: Addr<Ingest>,
+    alerter: Addr<Alerter>,
+    /// In the order of the stream.
+    stages: Vec<Draining>,
+    arbiters: Vec<Arbiter>,
+    health: Arc<Health>,
+    store: Embedded,
+}
+
+impl std::fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pipeline")
+            .field("intake", &self.intake)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Starts a supervised actor on a thread of its own.
+fn start<A>(arbiters: &mut Vec<Arbiter>, actor: A) -> Addr<A>
+where
+    A: Actor<Context = Context<A>> + Supervised + Send,
+{
+    let arbiter = Arbiter::new();
+    let addr = Supervisor::start_in_arbiter(&arbiter.handle(), |_| actor);
+    arbiters.push(arbiter);
+    addr
+}
+
+impl Pipeline {
+    /// Builds and starts all stages. Needs a running actix `System`.
+    ///
+    /// # Errors
+    /// A sentence that says which stage could not be built, and why.
+    pub fn start(
+        settings: &Settings,
+        store: Embedded,
+        catalogue: &Arc<Catalogue>,
+        clock: Arc<dyn Clock>,
+        channels: Vec<Box<dyn Channel>>,
+        metrics: &Metrics,
+    ) -> Result<Self, String> {
+        let health = Arc::new(Health::default());
+        let epochs = Arc::new(Epochs::default());
+        let mut arbiters = Vec::new();
+        // In recorded data somebody has always been listening.
+        let listening_since_ms = if settings.event_time {
+            i64::MIN
+        } else {
+            clock.now_ms()
+        };
+        let guard = |name: &'static str| {
+            let sabotage = settings
+                .sabotage
+                .iter()
+                .find(|(stage, _)| *stage == name)
+                .map_or(Sabotage::Never, |(_, sabotage)| *sabotage);
+            Guard::new(name, Arc::clone(&health), metrics.stage(name), sabotage)
+        };
+
+        let alerter = Alerter::new(
+            store.clone(),
+            channels,
+            guard(Alerter::NAME),
+            metrics.clone(),
+        );
+        let alerter = start(&mut arbiters, alerter);
+
+        let storing = {
+            let (store, config) = (store.clone(), settings.store.clone());
+            let (metrics, health) = (metrics.clone(), Arc::clone(&health));
+            move || {
+                let committer =
+                    Committer::new(store.clone(), &config).map_err(|error| chain(&error))?;
+                Ok(Storing::new(
+                    committer,
+                    metrics.clone(),
+                    Arc::clone(&health),
+                ))
+            }
+        };
+        let to_alerter = alerter.clone();
+        let shell = Shell::new(
+            storing,
+            move |stored: store::actor::Stored| {
+                if stored.notices {
+                    // Full means that one is waiting already.
+                    let _waiting = to_alerter.try_send(To(Noticed));
+                }
+                true
+            },
+            guard("store"),
+            metrics.stage("store"),
+        )?;
+        let storing = start(&mut arbiters, shell);
+
+        let shares = settings.shares();
+        let scoring = {
+            let (store, catalogue) = (store.clone(), Arc::clone(catalogue));
+            let (score, incidents) = (settings.score.clone(), settings.incidents.clone());
+            let (metrics, epochs) = (metrics.clone(), Arc::clone(&epochs));
+            move || {
+                let scorer = Scorer::new(
+                    store.clone(),
+                    Arc::clone(&catalogue),
+                    score.clone(),
+                    incidents.clone(),
+                    listening_since_ms,
+                    epochs.current(),
+                )
+                .map_err(|error| chain(&error))?;
+                Ok(Gathering::new(scorer, shares, metrics.clone()))
+            }
+        };
+        let to_store = storing.clone();
+        let shell = Shell::new(
+            scoring,
+            move |scored| to_store.try_send(To(scored)).is_ok(),
+            guard("scorer"),
+            metrics.stage("scorer"),
+        )?;
+        let scorer = start(&mut arbiters, shell);
+
+        let silence = SilenceLine {
+            gaps: settings.score.silence_intervals,
+            least_ms: settings.score.silence_least.as_ms(),
+        };
+        let mut owners = Vec::with_capacity(shares);
+        for index in 0..shares as u64 {
+            let (store, catalogue) = (store.clone(), Arc::clone(catalogue));
+            let (config, epochs) = (settings.stats.clone(), Arc::clone(&epochs));
+            let make = move || {
+                Share::new(
+                    (index, shares as u64),
+                    store.clone(),
+                    Arc::clone(&catalogue),
+                    config.clone(),
+                    silence,
+                    listening_since_ms,
+                    epochs.current(),
+                )
+                .map_err(|error| chain(&error))
+            };
+            let to_scorer = scorer.clone();
+            let shell = Shell::new(
+                make,
+                move |part| to_scorer.try_send(To(part)).is_ok(),
+                guard("stats"),
+                metrics.stage("stats"),
+            )?;
+            owners.push(start(&mut arbiters, shell));
+        }
+
+        let to_shares: Vec<Recipient<To<Arrived>>> = owners
+            .iter()
+            .map(|share| share.clone().recipient())
+            .collect();
+        let ingest = Ingest::new(
+            settings.credits.max(1),
+            Box::new(move |batch| {
+                to_shares
+                    .iter()
+                    .all(|share| share.try_send(arrived(batch)).is_ok())
+            }),
+            epochs,
+            (!settings.event_time).then_some(clock),
+            guard(Ingest::NAME),
+            metrics.clone(),
+        );
+        let ingest = start(&mut arbiters, ingest);
+        let to_ingest = ingest.clone();
+        let intake = Intake::new(intake::CAPACITY, move |delivery| {
+            to_ingest.try_send(To(delivery)).map_err(|_| Refused)
+        });
+
+        let mut stages: Vec<Draining> = vec![(Ingest::NAME, ingest.clone().recipient())];
+        stages.extend(owners.into_iter().map(|share| ("stats", share.recipient())));
+        stages.push(("scorer", scorer.recipient()));
+        stages.push(("store", storing.recipient()));
+        stages.push((Alerter::NAME, alerter.clone().recipient()));
+        Ok(Self {
+            intake,
+            ingest,
+            alerter,
+            stages,
+            arbiters,
+            health,
+            store,
+        })
+    }
+
+    /// The door for sources.
+    pub fn intake(&self) -> &Intake {
+        &self.intake
+    }
+
+    /// Whether the stream can go on.
+    pub fn health(&self) -> &Arc<Health> {
+        &self.health
+    }
+
+    /// Lets time pass: silence, ends of incidents, what waits in the outbox. To be called once a
+    /// second.
+    pub fn ticker(&self) -> impl Fn() + Send + 'static {
+        let (ingest, alerter) = (self.ingest.clone(), self.alerter.clone());
+        move || {
+            // Full: there is so much to do that time passes with it.
+            let _busy = ingest.try_send(Tick);
+            let _busy = alerter.try_send(Tick);
+        }
+    }
+
+    /// Ends in the order of the stream: nothing more comes in, everything inside is stored and
+    /// answered, notices are delivered, threads end. `Err` names who had not finished in time.
+    ///
+    /// # Errors
+    /// After `deadline`: the stages that had not answered.
+    pub async fn drain(self, deadline: Duration) -> Result<(), String> {
+        let end = tokio::time::Instant::now() + deadline;
+        let inside = || {
+            format!(
+                "{} readings were not stored; their sources will send them again",
+                self.intake.in_flight()
+            )
+        };
+        let closed = tokio::time::timeout_at(end, self.intake.close())
+            .await
+            .map_err(|_| inside());
+        let mut late = Vec::new();
+        for (name, stage) in &self.stages {
+            match tokio::time::timeout_at(end, stage.send(Drain)).await {
+                Ok(_answered) => {}
+                Err(_elapsed) => late.push(*name),
+            }
+        }
+        let persisted = self.store.persist().map_err(|error| chain(&error));
+        for arbiter in &self.arbiters {
+            arbiter.stop();
+        }
+        for arbiter in self.arbiters {
+            if late.is_empty() {
+                // A thread that panicked outside of any handler has nothing left to say.
+                let _ended = arbiter.join();
+            }
+        }
+        closed?;
+        if !late.is_empty() {
+            return Err(format!("not finished in time: {}", late.join(", ")));
+        }
+        persisted
+    }
+}
+
+impl Settings {
+    /// How many Stats actors there will be.
+    fn shares(&self) -> usize {
+        match self.stats.shares {
+            0 => std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 4).max(1)),
+            shares => shares as usize,
+        }
+    }
+}

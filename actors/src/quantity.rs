@@ -1,0 +1,268 @@
+//! The catalogue of quantities: name, unit, physical range, smallest meaningful spread. Built in
+//! are temperature and humidity; config declares more.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use vigie_wire::{HUMIDITY, Quantities, QuantityId, TEMPERATURE};
+
+use crate::config::Invalid;
+
+/// What config says of one quantity.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Printed behind values: `°C`, `%`, `ppm`.
+    pub unit: String,
+    /// Smallest value that can be true, in `unit`.
+    pub min: f64,
+    /// Largest value that can be true, in `unit`.
+    pub max: f64,
+    /// Smallest spread that means anything, in `unit`: standard deviations below it are taken as
+    /// this. Default: a five-hundredth of the range.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<f64>,
+    /// Values that sensors send instead of a measurement when they are broken, in `unit`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub error_codes: Vec<f64>,
+}
+
+impl Config {
+    /// # Errors
+    /// [`Invalid`] if the range is empty or not finite, or the floor is not positive.
+    pub fn validate(&self, name: &str) -> Result<(), Invalid> {
+        if !(self.min.is_finite() && self.max.is_finite() && self.min < self.max) {
+            return Err(Invalid::new(
+                &format!("{name}.max"),
+                self.max,
+                format!("not above {name}.min = {}", self.min),
+                "give the physical range, lowest value in min, highest in max",
+            ));
+        }
+        if self
+            .floor
+            .is_some_and(|floor| !(floor.is_finite() && floor > 0.0))
+        {
+            return Err(Invalid::new(
+                &format!("{name}.floor"),
+                self.floor.unwrap_or_default(),
+                "not a positive number",
+                "give the smallest spread that means anything, or leave the key out",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// One quantity as the stages use it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Quantity {
+    /// Key in payloads, config, API and metrics.
+    pub name: String,
+    /// Printed behind values.
+    pub unit: String,
+    /// Smallest value that can be true.
+    pub min: f64,
+    /// Largest value that can be true.
+    pub max: f64,
+    /// Standard deviations below it are taken as this.
+    pub floor: f64,
+    /// Known bad codes.
+    pub error_codes: Vec<f64>,
+    /// False for a quantity that only old rows have: config no longer declares it.
+    pub declared: bool,
+}
+
+impl Quantity {
+    /// Can `value` be a measurement at all?
+    pub fn is_plausible(&self, value: f64) -> bool {
+        value >= self.min && value <= self.max && !self.is_error_code(value)
+    }
+
+    /// Is `value` one of the known bad codes?
+    pub fn is_error_code(&self, value: f64) -> bool {
+        self.error_codes
+            .iter()
+            .any(|code| (value - code).abs() < 1e-9)
+    }
+}
+
+/// All quantities of this engine, by id. Ids are stored in rows, so they never change meaning:
+/// new names come behind the known ones.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Catalogue {
+    names: Quantities,
+    specs: Vec<Quantity>,
+}
+
+impl Default for Catalogue {
+    fn default() -> Self {
+        // The starting lines of the range rule: DHT22, DS18B20 and SHT codes for "no measurement".
+        let temperature = Quantity {
+            name: "temperature".into(),
+            unit: "°C".into(),
+            min: -40.0,
+            max: 80.0,
+            floor: 0.1,
+            error_codes: vec![-127.0, 85.0, -40.0],
+            declared: true,
+        };
+        let humidity = Quantity {
+            name: "humidity".into(),
+            unit: "%".into(),
+            min: 0.5,
+            max: 99.5,
+            floor: 0.4,
+            error_codes: vec![],
+            declared: true,
+        };
+        let names = Quantities::builtin();
+        debug_assert_eq!(names.get("temperature"), Some(TEMPERATURE));
+        debug_assert_eq!(names.get("humidity"), Some(HUMIDITY));
+        Self {
+            names,
+            specs: vec![temperature, humidity],
+        }
+    }
+}
+
+impl Catalogue {
+    /// `known`: the names that the store has given ids to, in order of id; `declared`: config.
+    ///
+    /// # Errors
+    /// [`Invalid`] for a name that cannot be a quantity, a built-in one declared again, or a bad
+    /// range.
+    pub fn build(declared: &BTreeMap<String, Config>, known: &[String]) -> Result<Self, Invalid> {
+        let mut catalogue = Self::default();
+        for (name, config) in declared {
+            config.validate(name)?;
+            if let Some(spec) = catalogue.specs.iter_mut().find(|spec| spec.name == *name) {
+                // Built in: config may narrow the range, the unit is fixed by the wire format.
+                if spec.unit != config.unit {
+                    return Err(Invalid::new(
+                        &format!("{name}.unit"),
+                        &config.unit,
+                        format!("{name} is built in and measured in {}", spec.unit),
+                        "declare a quantity of another name",
+                    ));
+                }
+                spec.min = config.min;
+                spec.max = config.max;
+                spec.floor = config.floor.unwrap_or(spec.floor);
+                if !config.error_codes.is_empty() {
+                    spec.error_codes.clone_from(&config.error_codes);
+                }
+            }
+        }
+        for name in known {
+            catalogue.add(name, declared.get(name))?;
+        }
+        for (name, config) in declared {
+            catalogue.add(name, Some(config))?;
+        }
+        Ok(catalogue)
+    }
+
+    fn add(&mut self, name: &str, config: Option<&Config>) -> Result<(), Invalid> {
+        if self.names.get(name).is_some() {
+            return Ok(());
+        }
+        self.names.push(name).map_err(|error| {
+            Invalid::new(
+                name,
+                "…",
+                error.to_string(),
+                "use a lower-case name such as co2 or pm2_5",
+            )
+        })?;
+        self.specs.push(Quantity {
+            name: name.into(),
+            unit: config.map(|config| config.unit.clone()).unwrap_or_default(),
+            min: config.map_or(f64::MIN, |config| config.min),
+            max: config.map_or(f64::MAX, |config| config.max),
+            floor: config.map_or(f64::MIN_POSITIVE, |config| {
+                config.floor.unwrap_or((config.max - config.min) / 500.0)
+            }),
+            error_codes: config
+                .map(|config| config.error_codes.clone())
+                .unwrap_or_default(),
+            declared: config.is_some(),
+        });
+        Ok(())
+    }
+
+    /// For the wire format's decoder.
+    pub fn names(&self) -> &Quantities {
+        &self.names
+    }
+
+    /// The quantity of an id; `None` for an id that this catalogue never gave.
+    pub fn get(&self, id: QuantityId) -> Option<&Quantity> {
+        self.specs.get(usize::from(id.0))
+    }
+
+    /// All, in order of id.
+    pub fn iter(&self) -> impl Iterator<Item = (QuantityId, &Quantity)> {
+        (0..=u8::MAX).map(QuantityId).zip(&self.specs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn co2() -> Config {
+        Config {
+            unit: "ppm".into(),
+            min: 0.0,
+            max: 5000.0,
+            floor: None,
+            error_codes: vec![],
+        }
+    }
+
+    #[test]
+    fn ids_survive_a_change_of_config() {
+        let mut declared = BTreeMap::from([("co2".to_owned(), co2())]);
+        let first = Catalogue::build(&declared, &[]).unwrap();
+        let co2_id = first.names().get("co2").unwrap();
+
+        declared.insert("co".into(), co2());
+        let known: Vec<String> = first.iter().map(|(_, spec)| spec.name.clone()).collect();
+        let second = Catalogue::build(&declared, &known).unwrap();
+        assert_eq!(
+            second.names().get("co2"),
+            Some(co2_id),
+            "a name that sorts before it came in"
+        );
+
+        let third = Catalogue::build(&BTreeMap::new(), &known).unwrap();
+        assert!(!third.get(co2_id).unwrap().declared);
+        assert_eq!(third.names().get("co2"), Some(co2_id));
+    }
+
+    #[test]
+    fn ranges_and_units_are_checked() {
+        let upside_down = Config {
+            min: 10.0,
+            max: 1.0,
+            ..co2()
+        };
+        let error =
+            Catalogue::build(&BTreeMap::from([("co2".into(), upside_down)]), &[]).unwrap_err();
+        assert_eq!(error.key, "co2.max");
+        let fahrenheit = BTreeMap::from([(
+            "temperature".into(),
+            Config {
+                unit: "°F".into(),
+                ..co2()
+            },
+        )]);
+        assert_eq!(
+            Catalogue::build(&fahrenheit, &[]).unwrap_err().key,
+            "temperature.unit"
+        );
+        let spec = Catalogue::default().get(TEMPERATURE).unwrap().clone();
+        assert!(spec.is_plausible(21.4) && !spec.is_plausible(-127.0) && !spec.is_plausible(85.0));
+    }
+}

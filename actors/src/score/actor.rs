@@ -1,0 +1,101 @@
+//! The Scorer as a stage: gathers the parts of a batch from all Stats shares, then scores it.
+
+use std::sync::Arc;
+
+use super::forest::{FitJob, Model};
+use super::scorer::{IncidentMemory, Scored, Scorer};
+use crate::batch::{Batch, Refusal};
+use crate::metrics::Metrics;
+use crate::stats::share::Part;
+use crate::supervise::{Failure, Stage};
+
+/// The Scorer and what it waits for.
+#[derive(Debug)]
+pub struct Gathering<M> {
+    scorer: Scorer<M>,
+    shares: usize,
+    /// Parts of batches of which some share has not answered yet.
+    waiting: Vec<(Arc<Batch>, Vec<Part>)>,
+    metrics: Metrics,
+}
+
+impl<M> Gathering<M> {
+    /// Waits for the parts of `shares` shares.
+    pub fn new(scorer: Scorer<M>, shares: usize, metrics: Metrics) -> Self {
+        Self {
+            scorer,
+            shares,
+            waiting: Vec::new(),
+            metrics,
+        }
+    }
+
+    /// All parts of the part's batch, if this was the last.
+    fn gather(&mut self, part: Part) -> Option<Vec<Part>> {
+        if self.shares == 1 {
+            return Some(vec![part]);
+        }
+        // What was refused meanwhile will never be complete.
+        self.waiting.retain(|(batch, _)| batch.is_current());
+        let batch = Arc::clone(&part.batch);
+        let at = match self
+            .waiting
+            .iter()
+            .position(|(known, _)| Arc::ptr_eq(known, &batch))
+        {
+            Some(at) => at,
+            None => {
+                self.waiting.push((batch, Vec::with_capacity(self.shares)));
+                self.waiting.len() - 1
+            }
+        };
+        self.waiting[at].1.push(part);
+        if self.waiting[at].1.len() < self.shares {
+            return None;
+        }
+        Some(self.waiting.remove(at).1)
+    }
+}
+
+impl<M: IncidentMemory + Unpin + Send + 'static> Stage for Gathering<M> {
+    const NAME: &'static str = "scorer";
+    type In = Part;
+    type Out = Scored;
+    type Job = Box<dyn FnOnce() -> Option<Model> + Send>;
+    type Done = Option<Model>;
+
+    fn handle(&mut self, part: Part) -> Result<Option<Scored>, Failure> {
+        if !part.batch.is_current() {
+            return Err(Refusal::Stale.into());
+        }
+        let Some(parts) = self.gather(part) else {
+            return Ok(None);
+        };
+        let scored = self
+            .scorer
+            .score(parts)
+            .map_err(|error| Failure::Failed(crate::supervise::chain(&error)))?;
+        let open = i64::try_from(self.scorer.open_incidents()).unwrap_or(i64::MAX);
+        self.metrics.incidents_open.set(open);
+        Ok(scored)
+    }
+
+    fn jobs(&mut self) -> Vec<Self::Job> {
+        let boxed = |job: FitJob| Box::new(move || job.run()) as Self::Job;
+        self.scorer.take_jobs().into_iter().map(boxed).collect()
+    }
+
+    fn done(&mut self, model: Option<Model>) {
+        if let Some(model) = &model {
+            self.metrics
+                .forest_generation
+                .set(i64::from(model.generation));
+            tracing::debug!(
+                generation = model.generation,
+                line = model.line(),
+                "a new forest"
+            );
+        }
+        self.scorer.install(model);
+    }
+}

@@ -1,0 +1,80 @@
+//! Score: is this reading over a line, which one, and does a person have to hear about it?
+//!
+//! `rules` judges one look at a time, `forest` what is joint, `incident` makes episodes of
+//! anomalies; `scorer` puts them together for a batch.
+
+pub mod actor;
+pub mod forest;
+pub mod incident;
+pub mod rules;
+pub mod scorer;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Invalid, Span, in_range};
+
+/// Section `[score]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Alarm line of the z-score: distance from the rolling baseline, in standard deviations.
+    pub z_line: f64,
+    /// Alarm line of the step rule: distance from the short-term expectation, in standard
+    /// deviations of such distances.
+    pub step_line: f64,
+    /// A sensor is silent after so many expected intervals without a reading …
+    pub silence_intervals: f64,
+    /// … but never before this time.
+    pub silence_least: Span,
+    /// Trees of each group's isolation forest.
+    pub forest_trees: u32,
+    /// Readings on which each tree is grown.
+    pub forest_samples: u32,
+    /// Share of training readings that lie above the forest's line before its margin is added.
+    pub forest_contamination: f64,
+    /// Where all random choices come from.
+    pub seed: u64,
+    /// A forest is grown anew after this many readings of its group (and at the doublings before).
+    /// 0: never again after the first.
+    pub refit_every: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            z_line: 6.0,
+            step_line: 6.0,
+            silence_intervals: 4.0,
+            silence_least: Span::secs(5),
+            forest_trees: 100,
+            forest_samples: 256,
+            forest_contamination: 0.001,
+            seed: 1,
+            refit_every: 100_000,
+        }
+    }
+}
+
+impl Config {
+    /// # Errors
+    /// [`Invalid`] that names the key.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        in_range("z_line", self.z_line, 1.0, 1000.0)?;
+        in_range("step_line", self.step_line, 1.0, 1000.0)?;
+        in_range("silence_intervals", self.silence_intervals, 1.5, 1000.0)?;
+        in_range(
+            "silence_least",
+            self.silence_least,
+            Span::secs(1),
+            Span::secs(30 * 24 * 3600),
+        )?;
+        in_range("forest_trees", self.forest_trees, 10, 1000)?;
+        in_range("forest_samples", self.forest_samples, 16, 4096)?;
+        in_range(
+            "forest_contamination",
+            self.forest_contamination,
+            0.000_01,
+            0.5,
+        )
+    }
+}

@@ -1,0 +1,310 @@
+//! The rules that judge one reading, or its absence: range, z-score, step, silence. Each gives
+//! observed ÷ line; at 1 it fires.
+
+use serde::{Deserialize, Serialize};
+use vigie_wire::QuantityId;
+
+use super::Config;
+use crate::quantity::Catalogue;
+use crate::stats::share::{Silence, SilenceLine};
+use crate::stats::state::Look;
+
+/// What found an anomaly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rule {
+    /// Outside of what can be true, or a known error code.
+    Range,
+    /// No reading for several expected intervals.
+    Silence,
+    /// Far from the short-term expectation.
+    Step,
+    /// Far from the rolling baseline.
+    Z,
+    /// Unlike the readings of its group, all quantities together.
+    Forest,
+}
+
+impl Rule {
+    /// As in the API, the config and metric labels.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Range => "range",
+            Self::Silence => "silence",
+            Self::Step => "step",
+            Self::Z => "z",
+            Self::Forest => "forest",
+        }
+    }
+
+    /// All rules, in order of priority.
+    pub const ALL: [Self; 5] = [
+        Self::Range,
+        Self::Silence,
+        Self::Step,
+        Self::Z,
+        Self::Forest,
+    ];
+}
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Over the line.
+    Warn,
+    /// At least twice the line.
+    Critical,
+}
+
+impl Severity {
+    /// As in the API and metric labels.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Warn => "warn",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// One rule that fired, with everything that explains it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Which rule.
+    pub rule: Rule,
+    /// On which quantity; `None` if it concerns the reading as a whole.
+    pub quantity: Option<QuantityId>,
+    /// What was seen: the value in its unit, for silence the gap in seconds, for the forest its
+    /// score.
+    pub observed: f64,
+    /// What was to be expected, in the same unit.
+    pub expected: f64,
+    /// The last value (in the same unit) that would have passed.
+    pub line: f64,
+    /// Observed distance ÷ distance of the line; ≥ 1.
+    pub ratio: f64,
+    /// Since when it has been so.
+    pub since_ms: i64,
+}
+
+impl Verdict {
+    /// Critical at twice the line.
+    pub fn severity(&self) -> Severity {
+        if self.ratio >= 2.0 {
+            Severity::Critical
+        } else {
+            Severity::Warn
+        }
+    }
+}
+
+/// Ratio of a value that cannot be true: three times over any line.
+const IMPLAUSIBLE: f64 = 3.0;
+
+/// Judges one value. Returns the largest ratio of the rules, and adds what fired to `fired`.
+pub fn judge(
+    look: &Look,
+    time_ms: i64,
+    catalogue: &Catalogue,
+    config: &Config,
+    fired: &mut Vec<Verdict>,
+) -> f64 {
+    if !look.plausible {
+        let line = catalogue.get(look.quantity).map_or(0.0, |spec| {
+            if look.value < spec.min {
+                spec.min
+            } else {
+                spec.max
+            }
+        });
+        fired.push(Verdict {
+            rule: Rule::Range,
+            quantity: Some(look.quantity),
+            observed: look.value,
+            expected: look.expected,
+            line,
+            ratio: IMPLAUSIBLE,
+            since_ms: time_ms,
+        });
+        return IMPLAUSIBLE;
+    }
+    let mut worst = 0.0_f64;
+    if look.residual_warm {
+        let ratio = look.residual_z.abs() / config.step_line;
+        worst = worst.max(ratio);
+        if ratio >= 1.0 {
+            let way = look.residual_z.signum();
+            fired.push(Verdict {
+                rule: Rule::Step,
+                quantity: Some(look.quantity),
+                observed: look.value,
+                expected: look.expected,
+                line: look.expected + way * config.step_line * look.residual_spread,
+                ratio,
+                since_ms: time_ms,
+            });
+        }
+    }
+    if look.warm {
+        let ratio = look.z.abs() / config.z_line;
+        worst = worst.max(ratio);
+        if ratio >= 1.0 {
+            let way = look.z.signum();
+            fired.push(Verdict {
+                rule: Rule::Z,
+                quantity: Some(look.quantity),
+                observed: look.value,
+                expected: look.baseline.mean,
+                line: look.baseline.mean + way * config.z_line * look.spread,
+                ratio,
+                since_ms: look.frozen_since.unwrap_or(time_ms),
+            });
+        }
+    }
+    worst
+}
+
+/// Judges the gap before a reading: a backlog that has a hole in it, or a sensor that comes back.
+pub fn judge_gap(
+    gap_ms: i64,
+    expected_ms: i64,
+    time_ms: i64,
+    line: SilenceLine,
+    fired: &mut Vec<Verdict>,
+) -> f64 {
+    let line_ms = line.ms(expected_ms);
+    if gap_ms <= line_ms {
+        // Being on time is no evidence of anything: silence adds to a score only when it fires.
+        return 0.0;
+    }
+    let silence = silence_verdict(gap_ms, expected_ms, line_ms, time_ms - gap_ms);
+    let ratio = silence.ratio;
+    fired.push(silence);
+    ratio
+}
+
+/// The verdict on a sensor that is silent now.
+pub fn judge_silence(silence: &Silence, now_ms: i64, line: SilenceLine) -> Verdict {
+    let line_ms = line.ms(silence.expected_ms);
+    silence_verdict(
+        now_ms - silence.since_ms,
+        silence.expected_ms,
+        line_ms,
+        silence.since_ms,
+    )
+}
+
+fn silence_verdict(gap_ms: i64, expected_ms: i64, line_ms: i64, since_ms: i64) -> Verdict {
+    let seconds = |ms: i64| ms as f64 / 1000.0;
+    Verdict {
+        rule: Rule::Silence,
+        quantity: None,
+        observed: seconds(gap_ms),
+        expected: seconds(expected_ms),
+        line: seconds(line_ms),
+        // Silence is certain, not a matter of degree: as urgent as twice a line.
+        ratio: 2.0 * gap_ms as f64 / line_ms.max(1) as f64,
+        since_ms,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vigie_wire::TEMPERATURE;
+
+    use super::*;
+    use crate::stats::window::Moments;
+
+    fn look(value: f64) -> Look {
+        let baseline = Moments {
+            count: 500,
+            mean: 21.0,
+            m2: 499.0 * 0.25,
+            min: 20.0,
+            max: 22.0,
+        };
+        Look {
+            quantity: TEMPERATURE,
+            value,
+            plausible: Catalogue::default()
+                .get(TEMPERATURE)
+                .unwrap()
+                .is_plausible(value),
+            baseline,
+            spread: 0.5,
+            z: (value - 21.0) / 0.5,
+            expected: 21.2,
+            residual_spread: 0.1,
+            residual_z: (value - 21.2) / 0.1,
+            step: 0.0,
+            noise_ratio: 0.0,
+            warm: true,
+            residual_warm: true,
+            frozen_since: None,
+            new_normal: false,
+        }
+    }
+
+    fn check(value: f64, expect: &[(Rule, Severity)]) {
+        let mut fired = Vec::new();
+        let worst = judge(
+            &look(value),
+            7,
+            &Catalogue::default(),
+            &Config::default(),
+            &mut fired,
+        );
+        let got: Vec<_> = fired
+            .iter()
+            .map(|verdict| (verdict.rule, verdict.severity()))
+            .collect();
+        assert_eq!(got, expect, "{value}");
+        assert_eq!(worst >= 1.0, !expect.is_empty(), "{value}: 1 is the line");
+    }
+
+    #[test]
+    fn lines_and_severities() {
+        check(21.2, &[]);
+        check(21.7, &[]);
+        check(21.9, &[(Rule::Step, Severity::Warn)]);
+        check(22.5, &[(Rule::Step, Severity::Critical)]);
+        check(
+            24.1,
+            &[(Rule::Step, Severity::Critical), (Rule::Z, Severity::Warn)],
+        );
+        check(-127.0, &[(Rule::Range, Severity::Critical)]);
+        check(85.0, &[(Rule::Range, Severity::Critical)]);
+    }
+
+    #[test]
+    fn the_line_is_the_last_value_that_passes() {
+        let mut fired = Vec::new();
+        judge(
+            &look(30.0),
+            7,
+            &Catalogue::default(),
+            &Config::default(),
+            &mut fired,
+        );
+        let lines: Vec<f64> = fired.iter().map(|verdict| verdict.line).collect();
+        assert!(
+            (lines[0] - 21.8).abs() < 1e-9 && (lines[1] - 24.0).abs() < 1e-9,
+            "{lines:?}"
+        );
+    }
+
+    #[test]
+    fn a_gap_is_silence_only_beyond_the_line() {
+        let line = SilenceLine {
+            gaps: 4.0,
+            least_ms: 5_000,
+        };
+        let mut fired = Vec::new();
+        judge_gap(40_000, 10_000, 100_000, line, &mut fired);
+        judge_gap(4_000, 500, 100_000, line, &mut fired);
+        assert!(fired.is_empty());
+        judge_gap(60_000, 10_000, 100_000, line, &mut fired);
+        assert_eq!((fired[0].rule, fired[0].since_ms), (Rule::Silence, 40_000));
+        assert_eq!(fired[0].severity(), Severity::Critical);
+    }
+}

@@ -1,0 +1,373 @@
+//! The sensors that one Stats actor owns: finds each reading's state, judges redeliveries, lets the
+//! reading enter, notices who has gone silent. Pure: asks the store through [`Memory`].
+
+use hashbrown::HashMap;
+use std::sync::Arc;
+
+use vigie_wire::SensorId;
+use xxhash_rust::xxh3::Xxh3DefaultBuilder;
+
+use super::Config;
+use super::state::{Observed, SensorState, Standing};
+use crate::batch::{Batch, Forget};
+use crate::quantity::Catalogue;
+use crate::reading::{Arrival, Reading};
+use crate::store;
+
+/// What the store remembers of a sensor.
+#[derive(Debug, Default)]
+pub struct Recalled {
+    /// The last snapshot.
+    pub state: SensorState,
+    /// The readings that entered after it, in the order in which they entered.
+    pub since: Vec<Reading>,
+}
+
+/// A sensor of which only the store knows more.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Resting {
+    /// When it was last heard (a snapshot's word: it may be a few readings old).
+    pub received_ms: i64,
+    /// Its expected gap; `None` if not learned yet.
+    pub expected_ms: Option<i64>,
+    /// Its present silence was told already.
+    pub silence_told: bool,
+}
+
+/// What Stats asks of the store. Reads only what is committed.
+pub trait Memory {
+    /// The sensor's snapshot and the readings since; `None` if it was never seen.
+    ///
+    /// # Errors
+    /// [`store::Error`] if the store cannot be read.
+    fn recall(&self, sensor: &SensorId) -> Result<Option<Recalled>, store::Error>;
+
+    /// Is this reading stored already, by its identity?
+    ///
+    /// # Errors
+    /// [`store::Error`] if the store cannot be read.
+    fn knows(&self, reading: &Reading) -> Result<bool, store::Error>;
+
+    /// Every sensor that was ever seen.
+    ///
+    /// # Errors
+    /// [`store::Error`] if the store cannot be read.
+    fn inventory(&self) -> Result<Vec<(SensorId, Resting)>, store::Error>;
+}
+
+/// What Stats found of one arrival of the batch.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Finding {
+    /// Entered the state as its next reading.
+    Entered(Observed),
+    /// Older than the newest; the store checks whether it is new at all.
+    Late(Observed),
+    /// Known already.
+    Duplicate,
+    /// Not taken in: more sensors than the config allows.
+    TooManySensors,
+}
+
+/// A sensor that has not been heard for longer than its line.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Silence {
+    /// Who.
+    pub sensor: SensorId,
+    /// When it was last heard, or since when the engine has been listening.
+    pub since_ms: i64,
+    /// How long between readings was to be expected.
+    pub expected_ms: i64,
+}
+
+/// What one share makes of a batch.
+#[derive(Debug)]
+pub struct Part {
+    /// The batch; its arrivals of other shares are not in `found`.
+    pub batch: Arc<Batch>,
+    /// By index into the batch's arrivals, ascending.
+    pub found: Vec<(u32, Finding)>,
+    /// States to be written with the batch: sensor, snapshot.
+    pub snapshots: Vec<(SensorId, Vec<u8>)>,
+    /// Who has gone silent since the last batch.
+    pub silent: Vec<Silence>,
+}
+
+#[derive(Debug)]
+struct Resident {
+    state: SensorState,
+    /// Batch in which it was last touched.
+    touched: u64,
+    since_snapshot: u32,
+    silence_told: bool,
+}
+
+/// The sensors of one Stats actor.
+#[derive(Debug)]
+pub struct Share<M> {
+    index: u64,
+    shares: u64,
+    memory: M,
+    catalogue: Arc<Catalogue>,
+    config: Config,
+    silence: SilenceLine,
+    residents: HashMap<SensorId, Box<Resident>, Xxh3DefaultBuilder>,
+    resting: HashMap<SensorId, Resting, Xxh3DefaultBuilder>,
+    /// Receive times before this say nothing about silence: nobody was listening.
+    listening_since_ms: i64,
+    last_check_ms: i64,
+    batches: u64,
+    epoch: u64,
+}
+
+/// When a sensor counts as silent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SilenceLine {
+    /// After so many expected gaps …
+    pub gaps: f64,
+    /// … but never before this time.
+    pub least_ms: i64,
+}
+
+impl SilenceLine {
+    /// The longest wait that is still normal.
+    pub fn ms(self, expected_ms: i64) -> i64 {
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "years of milliseconds fit in 53 bits"
+        )]
+        let line = (expected_ms as f64 * self.gaps) as i64;
+        line.max(self.least_ms)
+    }
+}
+
+/// Which of `shares` owns `sensor`.
+pub fn share_of(sensor: &SensorId, shares: u64) -> u64 {
+    if shares == 1 {
+        0
+    } else {
+        xxhash_rust::xxh3::xxh3_64(sensor.as_str().as_bytes()) % shares
+    }
+}
+
+impl<M: Memory> Share<M> {
+    /// Share `index` of `shares`. `listening_since_ms`: when the engine began to listen.
+    ///
+    /// # Errors
+    /// [`store::Error`] if the inventory cannot be read.
+    pub fn new(
+        (index, shares): (u64, u64),
+        memory: M,
+        catalogue: Arc<Catalogue>,
+        config: Config,
+        silence: SilenceLine,
+        listening_since_ms: i64,
+        epoch: u64,
+    ) -> Result<Self, store::Error> {
+        let mut resting = memory.inventory()?;
+        resting.retain(|(sensor, _)| share_of(sensor, shares) == index);
+        Ok(Self {
+            index,
+            shares,
+            memory,
+            catalogue,
+            config,
+            silence,
+            residents: HashMap::default(),
+            resting: resting.into_iter().collect(),
+            listening_since_ms,
+            last_check_ms: i64::MIN,
+            batches: 0,
+            epoch,
+        })
+    }
+
+    /// Sensors known to this share.
+    pub fn known(&self) -> usize {
+        self.residents.len() + self.resting.len()
+    }
+
+    /// Takes a batch in: looks at the arrivals of its own sensors.
+    ///
+    /// # Errors
+    /// [`store::Error`] if a state cannot be read: the batch must be refused, and this share
+    /// built anew.
+    pub fn take(&mut self, batch: &Arc<Batch>) -> Result<Part, store::Error> {
+        self.batches += 1;
+        self.forget(batch);
+        let mut part = Part {
+            batch: Arc::clone(batch),
+            found: Vec::with_capacity(batch.arrivals.len()),
+            snapshots: Vec::new(),
+            silent: Vec::new(),
+        };
+        for (index, arrival) in (0_u32..).zip(batch.arrivals.iter()) {
+            let Arrival::Reading(reading) = arrival else {
+                continue;
+            };
+            if share_of(&reading.sensor, self.shares) != self.index {
+                continue;
+            }
+            let finding = self.observe(reading, &mut part.snapshots)?;
+            part.found.push((index, finding));
+        }
+        if batch.now_ms.saturating_sub(self.last_check_ms) >= 1000 {
+            self.last_check_ms = batch.now_ms;
+            part.silent = self.silent(batch.now_ms)?;
+        }
+        self.put_to_sleep();
+        Ok(part)
+    }
+
+    /// States that were computed from refused readings come back from the store.
+    fn forget(&mut self, batch: &Batch) {
+        match batch.catch_up(&mut self.epoch) {
+            None => {}
+            Some(Forget::Sensors(sensors)) => {
+                for sensor in sensors {
+                    self.rest(&sensor);
+                }
+            }
+            Some(Forget::Everything) => {
+                let all: Vec<SensorId> = self.residents.keys().copied().collect();
+                for sensor in all {
+                    self.rest(&sensor);
+                }
+            }
+        }
+    }
+
+    fn rest(&mut self, sensor: &SensorId) {
+        if let Some(resident) = self.residents.remove(sensor) {
+            let resting = Resting {
+                received_ms: resident.state.received_ms,
+                expected_ms: resident.state.expected_gap_ms(),
+                silence_told: resident.silence_told,
+            };
+            self.resting.insert(*sensor, resting);
+        }
+    }
+
+    fn observe(
+        &mut self,
+        reading: &Reading,
+        snapshots: &mut Vec<(SensorId, Vec<u8>)>,
+    ) -> Result<Finding, store::Error> {
+        if !self.residents.contains_key(&reading.sensor) && !self.wake(&reading.sensor)? {
+            return Ok(Finding::TooManySensors);
+        }
+        let Some(resident) = self.residents.get_mut(&reading.sensor) else {
+            return Ok(Finding::TooManySensors);
+        };
+        resident.touched = self.batches;
+        let standing = match resident.state.standing(reading) {
+            Standing::AskStore if self.memory.knows(reading)? => Standing::Duplicate,
+            Standing::AskStore => Standing::InOrder,
+            known => known,
+        };
+        match standing {
+            Standing::Duplicate => Ok(Finding::Duplicate),
+            Standing::Late => Ok(Finding::Late(resident.state.look_back(
+                reading,
+                &self.catalogue,
+                &self.config,
+            ))),
+            Standing::InOrder | Standing::AskStore => {
+                let observed = resident.state.enter(reading, &self.catalogue, &self.config);
+                resident.silence_told = false;
+                resident.since_snapshot += 1;
+                if observed.entered == 1 || resident.since_snapshot >= self.config.snapshot_every {
+                    resident.since_snapshot = 0;
+                    snapshots.push((reading.sensor, store::encode_state(&resident.state)?));
+                }
+                Ok(Finding::Entered(observed))
+            }
+        }
+    }
+
+    /// Brings a sensor's state into memory. False if it is a new one and there is no room.
+    fn wake(&mut self, sensor: &SensorId) -> Result<bool, store::Error> {
+        let resting = self.resting.get(sensor).copied();
+        let known = resting.is_some();
+        // The limit is split evenly: ids are spread over the shares by their hash.
+        let limit = u64::from(self.config.max_sensors).div_ceil(self.shares);
+        if !known && self.known() as u64 >= limit {
+            return Ok(false);
+        }
+        let mut resident = Resident {
+            state: SensorState::default(),
+            touched: self.batches,
+            since_snapshot: 0,
+            silence_told: resting.is_some_and(|resting| resting.silence_told),
+        };
+        if known && let Some(recalled) = self.memory.recall(sensor)? {
+            resident.state = recalled.state;
+            for reading in &recalled.since {
+                resident.state.enter(reading, &self.catalogue, &self.config);
+                resident.since_snapshot += 1;
+            }
+        }
+        self.resting.remove(sensor);
+        self.residents.insert(*sensor, Box::new(resident));
+        Ok(true)
+    }
+
+    fn silent(&mut self, now_ms: i64) -> Result<Vec<Silence>, store::Error> {
+        let (line, listening) = (self.silence, self.listening_since_ms);
+        let is_overdue = |received_ms: i64, expected_ms: Option<i64>| {
+            let since_ms = received_ms.max(listening);
+            expected_ms.filter(|expected| now_ms - since_ms > line.ms(*expected))
+        };
+        // A resting sensor's word is a few readings old: look closer before speaking.
+        let suspects: Vec<SensorId> = self
+            .resting
+            .iter()
+            .filter(|(_, resting)| {
+                !resting.silence_told
+                    && is_overdue(resting.received_ms, resting.expected_ms).is_some()
+            })
+            .map(|(sensor, _)| *sensor)
+            .take(1024)
+            .collect();
+        for sensor in &suspects {
+            self.wake(sensor)?;
+        }
+        let mut silent = Vec::new();
+        for (sensor, resident) in &mut self.residents {
+            if resident.silence_told {
+                continue;
+            }
+            let state = &resident.state;
+            if let Some(expected_ms) = is_overdue(state.received_ms, state.expected_gap_ms()) {
+                resident.silence_told = true;
+                let since_ms = state.received_ms.max(listening);
+                silent.push(Silence {
+                    sensor: *sensor,
+                    since_ms,
+                    expected_ms,
+                });
+            }
+        }
+        silent.sort_unstable_by_key(|silence| silence.sensor);
+        Ok(silent)
+    }
+
+    /// Keeps the number of states in memory bounded. What the last two batches touched stays: it
+    /// may not be stored yet.
+    fn put_to_sleep(&mut self) {
+        let limit = (u64::from(self.config.max_resident).div_ceil(self.shares)) as usize;
+        if self.residents.len() <= limit {
+            return;
+        }
+        let mut idle: Vec<(u64, SensorId)> = self
+            .residents
+            .iter()
+            .filter(|(_, resident)| resident.touched + 2 < self.batches)
+            .map(|(sensor, resident)| (resident.touched, *sensor))
+            .collect();
+        idle.sort_unstable();
+        let excess = self.residents.len() - limit + limit / 8;
+        for (_, sensor) in idle.into_iter().take(excess) {
+            self.rest(&sensor);
+        }
+    }
+}

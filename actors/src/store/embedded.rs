@@ -1,0 +1,712 @@
+//! The embedded database: one keyspace per kind, atomic batches across them, each synced before it
+//! is answered. The only file that knows fjall.
+//!
+//! fjall holds its journal lock through sync and insert, so there is one writer of readings; a
+//! failed sync poisons the database for the process, so every error here is final for the writer.
+
+use std::path::Path;
+
+use fjall::config::CompressionPolicy;
+use fjall::{
+    CompressionType, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use vigie_wire::SensorId;
+
+use super::row::{self, Row};
+use super::{Config, Error, Ledger};
+use crate::reading::{Identity, Reading};
+use crate::score::forest::Model;
+use crate::score::incident::{Incident, Notice};
+use crate::score::rules::Verdict;
+use crate::score::scorer::IncidentMemory;
+use crate::stats::share::{Memory, Recalled, Resting};
+use crate::stats::state::SensorState;
+
+/// Format of the whole store; a store with a newer one is not opened.
+const FORMAT: u32 = 1;
+
+/// Handle to the open store; clones share it.
+#[derive(Clone)]
+pub struct Embedded {
+    db: Database,
+    readings: Keyspace,
+    identities: Keyspace,
+    anomalies: Keyspace,
+    states: Keyspace,
+    incidents: Keyspace,
+    current: Keyspace,
+    outbox: Keyspace,
+    quarantine: Keyspace,
+    models: Keyspace,
+    meta: Keyspace,
+}
+
+impl std::fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Embedded").finish_non_exhaustive()
+    }
+}
+
+fn failed(error: fjall::Error) -> Error {
+    Error::Failed(Box::new(error))
+}
+
+/// A stored reading with what its key says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredReading {
+    /// Order time.
+    pub order_ms: i64,
+    /// Boot and number, or what stands in for them.
+    pub identity: Identity,
+    /// The rest.
+    pub row: Row,
+}
+
+/// A stored anomaly.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredAnomaly {
+    /// Order time of the reading, or when the silence was noticed.
+    pub time_ms: i64,
+    /// Whose.
+    pub sensor: SensorId,
+    /// What fired.
+    pub verdict: Verdict,
+}
+
+/// Part of a listing, and where to go on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page<T> {
+    /// In order.
+    pub items: Vec<T>,
+    /// Pass it to get the next page; `None` at the end.
+    pub next: Option<Vec<u8>>,
+}
+
+impl Embedded {
+    /// Opens the store in `dir`, or makes it. Repairs what a crash left half-written.
+    ///
+    /// # Errors
+    /// [`Error::Locked`], [`Error::Open`] or [`Error::NewerFormat`].
+    pub fn open(dir: &Path, config: &Config) -> Result<Self, Error> {
+        let opened = |error| match error {
+            fjall::Error::Locked => Error::Locked(dir.into()),
+            other => Error::Open {
+                path: dir.into(),
+                source: Box::new(other),
+            },
+        };
+        let mib = |n: u32| u64::from(n) << 20;
+        let db = Database::builder(dir)
+            .cache_size(mib(config.cache_mib))
+            // What a start after a crash has to read: half a second's worth.
+            .max_journaling_size(64 << 20)
+            .worker_threads(2)
+            .open()
+            .map_err(opened)?;
+        let keyspace = |name: &str, memtable: u64| {
+            db.keyspace(name, || {
+                KeyspaceCreateOptions::default()
+                    .max_memtable_size(memtable)
+                    .data_block_compression_policy(CompressionPolicy::all(CompressionType::Lz4))
+            })
+            .map_err(opened)
+        };
+        let small = 1 << 20;
+        let store = Self {
+            readings: keyspace("readings", mib(config.write_buffer_mib))?,
+            identities: keyspace("identities", small)?,
+            anomalies: keyspace("anomalies", small)?,
+            states: keyspace("states", mib(config.write_buffer_mib) / 2)?,
+            incidents: keyspace("incidents", small)?,
+            current: keyspace("current", small)?,
+            outbox: keyspace("outbox", small)?,
+            quarantine: keyspace("quarantine", small)?,
+            models: keyspace("models", small)?,
+            meta: keyspace("meta", small)?,
+            db,
+        };
+        match store.meta_value::<u32>("format")? {
+            None => store.put_meta("format", &FORMAT)?,
+            Some(found) if found > FORMAT => {
+                return Err(Error::NewerFormat {
+                    found,
+                    known: FORMAT,
+                });
+            }
+            Some(_) => {}
+        }
+        Ok(store)
+    }
+
+    fn meta_value<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Error> {
+        self.meta
+            .get(key)
+            .map_err(failed)?
+            .map(|bytes| decode(&bytes, "meta"))
+            .transpose()
+    }
+
+    fn put_meta<T: Serialize>(&self, key: &str, value: &T) -> Result<(), Error> {
+        let mut batch = self.write();
+        batch.batch.insert(&self.meta, key, encode(value, "meta")?);
+        batch.commit()
+    }
+
+    /// Names that have ids, in order of id.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn quantities(&self) -> Result<Vec<String>, Error> {
+        Ok(self.meta_value("quantities")?.unwrap_or_default())
+    }
+
+    /// Gives ids to names, for ever: `names` must begin with what [`Embedded::quantities`] gives.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be written.
+    pub fn put_quantities(&self, names: &[&str]) -> Result<(), Error> {
+        if self.quantities()? == names {
+            return Ok(());
+        }
+        self.put_meta("quantities", &names)
+    }
+
+    /// The ledger as of the last commit.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn ledger(&self) -> Result<Ledger, Error> {
+        Ok(self.meta_value("ledger")?.unwrap_or_default())
+    }
+
+    /// Begins an atomic write.
+    pub fn write(&self) -> Write<'_> {
+        Write {
+            store: self,
+            batch: self.db.batch().durability(Some(PersistMode::SyncData)),
+        }
+    }
+
+    /// Is this reading stored, by its identity?
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn contains(&self, reading: &Reading) -> Result<bool, Error> {
+        if let Identity::Unique(_) = reading.identity {
+            return Ok(false);
+        }
+        if let Some(device_ms) = reading.device_ms {
+            let key = row::reading_key(&reading.sensor, device_ms, reading.identity);
+            if self.readings.contains_key(key).map_err(failed)? {
+                return Ok(true);
+            }
+        }
+        let key = row::identity_key(&reading.sensor, reading.identity);
+        self.identities.contains_key(key).map_err(failed)
+    }
+
+    /// Number of stored readings, counted one by one: for checks, not for dashboards.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn count_readings(&self) -> Result<u64, Error> {
+        self.readings
+            .len()
+            .map(|count| count as u64)
+            .map_err(failed)
+    }
+
+    /// Readings of one sensor with `from_ms` ≤ order time < `to_ms`, oldest first.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn readings(
+        &self,
+        sensor: &SensorId,
+        (from_ms, to_ms): (i64, i64),
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Page<StoredReading>, Error> {
+        let prefix = row::sensor_prefix(sensor);
+        let floor = row::reading_floor(sensor, from_ms);
+        let ceiling = row::reading_floor(sensor, to_ms);
+        let start = after
+            .map(|tail| [prefix.as_slice(), tail, &[0]].concat())
+            .map_or_else(|| floor.clone(), |after| after.max(floor.clone()));
+        if start >= ceiling {
+            return Ok(Page {
+                items: Vec::new(),
+                next: None,
+            });
+        }
+        page(
+            self.readings.range(start..ceiling),
+            limit,
+            prefix.len(),
+            |key, value| {
+                let (order_ms, identity) = row::split_reading_key(sensor, key)?;
+                Ok(StoredReading {
+                    order_ms,
+                    identity,
+                    row: Row::decode(value)?,
+                })
+            },
+        )
+    }
+
+    /// The newest stored reading of a sensor.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn newest(&self, sensor: &SensorId) -> Result<Option<StoredReading>, Error> {
+        let Some(guard) = self.readings.prefix(row::sensor_prefix(sensor)).next_back() else {
+            return Ok(None);
+        };
+        let (key, value) = guard.into_inner().map_err(failed)?;
+        let (order_ms, identity) = row::split_reading_key(sensor, &key)?;
+        Ok(Some(StoredReading {
+            order_ms,
+            identity,
+            row: Row::decode(&value)?,
+        }))
+    }
+
+    /// Sensors in the order of their ids, from behind `after` on.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn sensors(&self, after: Option<&[u8]>, limit: usize) -> Result<Page<SensorId>, Error> {
+        let start = after.map(|key| [key, &[0]].concat()).unwrap_or_default();
+        page(self.states.range(start..), limit, 0, |key, _| {
+            sensor_of(key)
+        })
+    }
+
+    /// Anomalies with `from_ms` ≤ time < `to_ms`, oldest first.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn anomalies(
+        &self,
+        (from_ms, to_ms): (i64, i64),
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Page<StoredAnomaly>, Error> {
+        let floor = row::time_floor(from_ms).to_vec();
+        let ceiling = row::time_floor(to_ms).to_vec();
+        let start = after.map_or_else(
+            || floor.clone(),
+            |key| [key, &[0]].concat().max(floor.clone()),
+        );
+        if start >= ceiling {
+            return Ok(Page {
+                items: Vec::new(),
+                next: None,
+            });
+        }
+        page(
+            self.anomalies.range(start..ceiling),
+            limit,
+            0,
+            |key, value| {
+                let (time_ms, sensor) = row::split_by_time_key(key)?;
+                Ok(StoredAnomaly {
+                    time_ms,
+                    sensor,
+                    verdict: decode(value, "anomaly")?,
+                })
+            },
+        )
+    }
+
+    /// Notices that are not delivered yet, oldest first, with the key to [`Embedded::delivered`].
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn outbox(&self, limit: usize) -> Result<Vec<(Vec<u8>, Notice)>, Error> {
+        self.outbox
+            .iter()
+            .take(limit)
+            .map(|guard| {
+                let (key, value) = guard.into_inner().map_err(failed)?;
+                Ok((key.to_vec(), decode(&value, "notice")?))
+            })
+            .collect()
+    }
+
+    /// A notice is delivered: it leaves the outbox. Not synced: after a crash it may be delivered
+    /// once more, under the same id.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be written.
+    pub fn delivered(&self, key: &[u8]) -> Result<(), Error> {
+        self.outbox.remove(key).map_err(failed)
+    }
+
+    /// The last snapshot of a sensor's state; `None` if the sensor was never seen.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn snapshot(&self, sensor: &SensorId) -> Result<Option<SensorState>, Error> {
+        let bytes = self.states.get(sensor.as_str()).map_err(failed)?;
+        // A state of another version is learned anew from all readings.
+        Ok(bytes.map(|bytes| super::decode_state(&bytes).unwrap_or_default()))
+    }
+
+    /// The state of a sensor as a restart would rebuild it from the last snapshot.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn recalled(&self, sensor: &SensorId) -> Result<Option<Recalled>, Error> {
+        let Some(state) = self.snapshot(sensor)? else {
+            return Ok(None);
+        };
+        let from = if state.entered == 0 {
+            i64::MIN
+        } else {
+            state.newest_ms
+        };
+        let mut since = Vec::new();
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = self.readings(sensor, (from, i64::MAX), after.as_deref(), 4096)?;
+            for stored in page.items {
+                if !stored.row.late && stored.row.entered > state.entered {
+                    since.push((
+                        stored.row.entered,
+                        stored
+                            .row
+                            .reading(*sensor, stored.order_ms, stored.identity),
+                    ));
+                }
+            }
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        since.sort_by_key(|(entered, _)| *entered);
+        Ok(Some(Recalled {
+            state,
+            since: since.into_iter().map(|(_, reading)| reading).collect(),
+        }))
+    }
+
+    /// Bytes on disk.
+    pub fn disk_bytes(&self) -> u64 {
+        self.db.disk_space().unwrap_or(0)
+    }
+
+    /// Writes everything to disk, at a shutdown.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be written.
+    pub fn persist(&self) -> Result<(), Error> {
+        self.db.persist(PersistMode::SyncAll).map_err(failed)
+    }
+}
+
+fn sensor_of(key: &[u8]) -> Result<SensorId, Error> {
+    std::str::from_utf8(key)
+        .ok()
+        .and_then(|id| SensorId::try_from(id).ok())
+        .ok_or(Error::Damaged { what: "key" })
+}
+
+/// Reads up to `limit` entries; the cursor is the last key without its first `skip` bytes.
+fn page<T>(
+    entries: fjall::Iter,
+    limit: usize,
+    skip: usize,
+    mut item: impl FnMut(&[u8], &[u8]) -> Result<T, Error>,
+) -> Result<Page<T>, Error> {
+    let mut items = Vec::new();
+    let mut last = None;
+    for guard in entries {
+        if items.len() == limit {
+            return Ok(Page { items, next: last });
+        }
+        let (key, value) = guard.into_inner().map_err(failed)?;
+        items.push(item(&key, &value)?);
+        if items.len() == limit {
+            last = key.get(skip..).map(<[u8]>::to_vec);
+        }
+    }
+    Ok(Page { items, next: None })
+}
+
+fn encode<T: Serialize>(value: &T, what: &'static str) -> Result<Vec<u8>, Error> {
+    postcard::to_allocvec(value).map_err(|_| Error::Damaged { what })
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8], what: &'static str) -> Result<T, Error> {
+    postcard::from_bytes(bytes).map_err(|_| Error::Damaged { what })
+}
+
+/// An atomic write under construction: all of it is durable after [`Write::commit`], or none.
+pub struct Write<'a> {
+    store: &'a Embedded,
+    batch: OwnedWriteBatch,
+}
+
+impl std::fmt::Debug for Write<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Write")
+            .field("entries", &self.batch.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Write<'_> {
+    /// A reading, and its index entry if its key cannot be found by its device time.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if the row cannot be encoded.
+    pub fn reading(&mut self, reading: &Reading, row: &Row) -> Result<(), Error> {
+        let key = row::reading_key(&reading.sensor, reading.order_ms, reading.identity);
+        self.batch.insert(&self.store.readings, key, row.encode()?);
+        if reading.needs_index() {
+            let key = row::identity_key(&reading.sensor, reading.identity);
+            self.batch
+                .insert(&self.store.identities, key, reading.order_ms.to_be_bytes());
+        }
+        Ok(())
+    }
+
+    /// An anomaly. `tail` makes the key unique within sensor and time.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if it cannot be encoded.
+    pub fn anomaly(
+        &mut self,
+        time_ms: i64,
+        sensor: &SensorId,
+        tail: &[u8],
+        verdict: &Verdict,
+    ) -> Result<(), Error> {
+        let mut tail = tail.to_vec();
+        tail.push(verdict.rule as u8);
+        tail.push(verdict.quantity.map_or(u8::MAX, |quantity| quantity.0));
+        let key = row::by_time_key(time_ms, sensor, &tail);
+        self.batch
+            .insert(&self.store.anomalies, key, encode(verdict, "anomaly")?);
+        Ok(())
+    }
+
+    /// A sensor's state.
+    pub fn state(&mut self, sensor: &SensorId, bytes: Vec<u8>) {
+        self.batch
+            .insert(&self.store.states, sensor.as_str(), bytes);
+    }
+
+    /// An incident as it is now.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if it cannot be encoded.
+    pub fn incident(&mut self, incident: &Incident) -> Result<(), Error> {
+        let bytes = encode(incident, "incident")?;
+        let key = row::by_time_key(incident.opened_ms, &incident.sensor, &[]);
+        self.batch.insert(&self.store.incidents, key, bytes.clone());
+        self.batch
+            .insert(&self.store.current, incident.sensor.as_str(), bytes);
+        Ok(())
+    }
+
+    /// A notice to be delivered.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if it cannot be encoded.
+    pub fn notice(&mut self, notice: &Notice) -> Result<(), Error> {
+        let incident = &notice.incident;
+        let tail = [
+            incident.opened_ms.to_be_bytes().as_slice(),
+            &notice.number.to_be_bytes(),
+        ]
+        .concat();
+        let key = row::by_time_key(notice.at_ms, &incident.sensor, &tail);
+        self.batch
+            .insert(&self.store.outbox, key, encode(notice, "notice")?);
+        Ok(())
+    }
+
+    /// A forest.
+    pub fn model(&mut self, model: &Model) {
+        let mut key: Vec<u8> = model.group.iter().map(|quantity| quantity.0).collect();
+        key.push(u8::MAX);
+        key.extend_from_slice(&model.generation.to_be_bytes());
+        self.batch.insert(&self.store.models, key, model.to_bytes());
+    }
+
+    /// A quarantined message under its number.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if it cannot be encoded.
+    pub fn quarantine(
+        &mut self,
+        number: u64,
+        message: &super::committer::KeptMessage,
+    ) -> Result<(), Error> {
+        let bytes = encode(message, "quarantined message")?;
+        self.batch
+            .insert(&self.store.quarantine, number.to_be_bytes(), bytes);
+        Ok(())
+    }
+
+    /// Lets go of a quarantined message.
+    pub fn drop_quarantined(&mut self, number: u64) {
+        self.batch
+            .remove(&self.store.quarantine, number.to_be_bytes());
+    }
+
+    /// The ledger as of this write.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if it cannot be encoded.
+    pub fn ledger(&mut self, ledger: &Ledger) -> Result<(), Error> {
+        self.batch
+            .insert(&self.store.meta, "ledger", encode(ledger, "ledger")?);
+        Ok(())
+    }
+
+    /// Is there anything to write?
+    pub fn is_empty(&self) -> bool {
+        self.batch.is_empty()
+    }
+
+    /// Writes and syncs.
+    ///
+    /// # Errors
+    /// [`Error::Failed`]: nothing more can be written by this process.
+    pub fn commit(self) -> Result<(), Error> {
+        self.batch.commit().map_err(failed)
+    }
+}
+
+/// The numbers of the oldest and newest quarantined message, and all of them for inspection.
+impl Embedded {
+    /// Numbers of the oldest and the newest quarantined message.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn quarantine_span(&self) -> Result<Option<(u64, u64)>, Error> {
+        let number = |guard: fjall::Guard| -> Result<u64, Error> {
+            let key = guard.key().map_err(failed)?;
+            <[u8; 8]>::try_from(&*key)
+                .map(u64::from_be_bytes)
+                .map_err(|_| Error::Damaged { what: "key" })
+        };
+        match (
+            self.quarantine.first_key_value(),
+            self.quarantine.last_key_value(),
+        ) {
+            (Some(first), Some(last)) => Ok(Some((number(first)?, number(last)?))),
+            _ => Ok(None),
+        }
+    }
+
+    /// The newest quarantined messages, newest first.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn quarantined(&self, limit: usize) -> Result<Vec<super::committer::KeptMessage>, Error> {
+        self.quarantine
+            .iter()
+            .rev()
+            .take(limit)
+            .map(|guard| {
+                let (_, value) = guard.into_inner().map_err(failed)?;
+                decode(&value, "quarantined message")
+            })
+            .collect()
+    }
+
+    /// Incidents with `from_ms` ≤ opening < `to_ms`, oldest first.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn incidents(&self, (from_ms, to_ms): (i64, i64)) -> Result<Vec<Incident>, Error> {
+        self.incidents
+            .range(row::time_floor(from_ms)..row::time_floor(to_ms))
+            .map(|guard| {
+                let (_, value) = guard.into_inner().map_err(failed)?;
+                decode(&value, "incident")
+            })
+            .collect()
+    }
+
+    /// The forest of one generation.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn model(&self, generation: u32) -> Result<Option<Model>, Error> {
+        for guard in self.models.iter() {
+            let (key, value) = guard.into_inner().map_err(failed)?;
+            if key.ends_with(&generation.to_be_bytes()) {
+                return Ok(Model::from_bytes(&value).ok());
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Memory for Embedded {
+    fn recall(&self, sensor: &SensorId) -> Result<Option<Recalled>, Error> {
+        self.recalled(sensor)
+    }
+
+    fn knows(&self, reading: &Reading) -> Result<bool, Error> {
+        self.contains(reading)
+    }
+
+    fn inventory(&self) -> Result<Vec<(SensorId, Resting)>, Error> {
+        self.states
+            .iter()
+            .map(|guard| {
+                let (key, value) = guard.into_inner().map_err(failed)?;
+                let state = super::decode_state(&value).unwrap_or_default();
+                let resting = Resting {
+                    received_ms: state.received_ms,
+                    expected_ms: state.expected_gap_ms(),
+                    silence_told: false,
+                };
+                Ok((sensor_of(&key)?, resting))
+            })
+            .collect()
+    }
+}
+
+impl IncidentMemory for Embedded {
+    fn current_incident(&self, sensor: &SensorId) -> Result<Option<Incident>, Error> {
+        self.current
+            .get(sensor.as_str())
+            .map_err(failed)?
+            .map(|bytes| decode(&bytes, "incident"))
+            .transpose()
+    }
+
+    fn current_incidents(&self) -> Result<Vec<Incident>, Error> {
+        self.current
+            .iter()
+            .map(|guard| decode(&guard.into_inner().map_err(failed)?.1, "incident"))
+            .collect()
+    }
+
+    fn newest_models(&self) -> Result<Vec<Model>, Error> {
+        // Keys sort by group, then generation: the last of each group wins. A damaged model is
+        // skipped; its group learns a new one.
+        let mut newest: Vec<Model> = Vec::new();
+        for guard in self.models.iter() {
+            let (_, value) = guard.into_inner().map_err(failed)?;
+            let Ok(model) = Model::from_bytes(&value) else {
+                continue;
+            };
+            match newest.last_mut() {
+                Some(last) if last.group == model.group => *last = model,
+                _ => newest.push(model),
+            }
+        }
+        Ok(newest)
+    }
+}

@@ -1,0 +1,131 @@
+//! Store: what is durable. `row` is the bytes of one reading, `embedded` the database that is
+//! always there, `committer` turns a scored batch into one atomic write.
+
+pub mod actor;
+pub mod committer;
+pub mod embedded;
+pub mod row;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Invalid, in_range};
+use crate::stats::state::SensorState;
+
+/// Section `[store]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Memory for blocks read from disk, in MiB.
+    pub cache_mib: u32,
+    /// Memory for readings that are durable in the journal but not sorted into tables yet, in MiB.
+    pub write_buffer_mib: u32,
+    /// Quarantined messages that are kept; beyond it the oldest go first (they stay counted).
+    pub quarantine_rows: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            cache_mib: 16,
+            write_buffer_mib: 16,
+            quarantine_rows: 100_000,
+        }
+    }
+}
+
+impl Config {
+    /// # Errors
+    /// [`Invalid`] that names the key.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        in_range("cache_mib", self.cache_mib, 1, 1 << 20)?;
+        in_range("write_buffer_mib", self.write_buffer_mib, 4, 4096)?;
+        in_range("quarantine_rows", self.quarantine_rows, 1, 100_000_000)
+    }
+}
+
+/// What can go wrong with the store, by what the caller can do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another engine has it open.
+    #[error("{} is in use by another engine; stop that one, or give another --data-dir", .0.display())]
+    Locked(PathBuf),
+    /// It cannot be opened or created.
+    #[error("cannot open the store in {}", .path.display())]
+    Open {
+        /// Its directory.
+        path: PathBuf,
+        /// What the database said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It was written by a newer engine.
+    #[error("the store has format {found}, this engine knows {known}; use a newer engine")]
+    NewerFormat {
+        /// The store's.
+        found: u32,
+        /// This engine's.
+        known: u32,
+    },
+    /// Reading or writing failed. After a failed write nothing more is written by this process:
+    /// what the disk has is not known until the store is opened again.
+    #[error("the store failed")]
+    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A value cannot be what was written.
+    #[error("damaged {what} in the store")]
+    Damaged {
+        /// Which kind of value.
+        what: &'static str,
+    },
+}
+
+/// First byte of each stored state: another version is not read, but learned anew from the
+/// readings.
+const STATE_VERSION: u8 = 1;
+
+/// A sensor's state as it is stored.
+///
+/// # Errors
+/// [`Error::Damaged`] cannot happen with a state made by this program; it keeps the caller from
+/// having to trust that.
+pub fn encode_state(state: &SensorState) -> Result<Vec<u8>, Error> {
+    postcard::to_extend(state, vec![STATE_VERSION]).map_err(|_| Error::Damaged { what: "state" })
+}
+
+/// Inverse of [`encode_state`].
+///
+/// # Errors
+/// [`Error::Damaged`].
+pub fn decode_state(bytes: &[u8]) -> Result<SensorState, Error> {
+    match bytes.split_first() {
+        Some((&STATE_VERSION, rest)) => {
+            postcard::from_bytes(rest).map_err(|_| Error::Damaged { what: "state" })
+        }
+        _ => Err(Error::Damaged { what: "state" }),
+    }
+}
+
+/// How many readings became what, since the store was made. Written in the same batch as the
+/// readings, so it can never disagree with them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ledger {
+    /// In the store.
+    pub stored: u64,
+    /// Of these: older than the newest of their sensor when they came.
+    pub late: u64,
+    /// Came again; nothing changed.
+    pub duplicate: u64,
+    /// Kept aside, by reason.
+    pub quarantined: std::collections::BTreeMap<String, u64>,
+    /// Sequence numbers that never came (late arrivals do not take them back).
+    pub missing: u64,
+    /// Anomalies found.
+    pub anomalies: u64,
+}
+
+impl Ledger {
+    /// Everything that was taken in.
+    pub fn received(&self) -> u64 {
+        self.stored + self.duplicate + self.quarantined.values().sum::<u64>()
+    }
+}

@@ -1,0 +1,256 @@
+//! Keys and values of the store: byte forms that sort the way they are read.
+
+use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
+use vigie_wire::{QuantityId, SensorId};
+
+use super::Error;
+use crate::reading::{Identity, Reading};
+
+/// Order time so that bytes sort like numbers, negative ones too.
+fn time_bytes(ms: i64) -> [u8; 8] {
+    (ms.cast_unsigned() ^ (1 << 63)).to_be_bytes()
+}
+
+fn time_from(bytes: [u8; 8]) -> i64 {
+    (u64::from_be_bytes(bytes) ^ (1 << 63)).cast_signed()
+}
+
+/// `sensor ‖ 0`: ids hold no NUL, so no sensor's rows lie between another's.
+pub fn sensor_prefix(sensor: &SensorId) -> Vec<u8> {
+    let mut key = Vec::with_capacity(sensor.as_str().len() + 33);
+    key.extend_from_slice(sensor.as_str().as_bytes());
+    key.push(0);
+    key
+}
+
+/// `sensor ‖ 0 ‖ order time ‖ boot ‖ seq`: one sensor's readings in the order of time.
+pub fn reading_key(sensor: &SensorId, order_ms: i64, identity: Identity) -> Vec<u8> {
+    let mut key = sensor_prefix(sensor);
+    key.extend_from_slice(&time_bytes(order_ms));
+    key.extend_from_slice(&identity.to_bytes());
+    key
+}
+
+/// Where the readings of `sensor` at `order_ms` or later begin.
+pub fn reading_floor(sensor: &SensorId, order_ms: i64) -> Vec<u8> {
+    let mut key = sensor_prefix(sensor);
+    key.extend_from_slice(&time_bytes(order_ms));
+    key
+}
+
+/// `sensor ‖ 0 ‖ boot ‖ seq`: finds a reading whose order time is not the device's own.
+pub fn identity_key(sensor: &SensorId, identity: Identity) -> Vec<u8> {
+    let mut key = sensor_prefix(sensor);
+    key.extend_from_slice(&identity.to_bytes());
+    key
+}
+
+/// `time ‖ sensor ‖ 0 ‖ tail`: all sensors' rows in the order of time.
+pub fn by_time_key(time_ms: i64, sensor: &SensorId, tail: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(32 + tail.len());
+    key.extend_from_slice(&time_bytes(time_ms));
+    key.extend_from_slice(&sensor_prefix(sensor));
+    key.extend_from_slice(tail);
+    key
+}
+
+/// Where rows at `time_ms` or later begin.
+pub fn time_floor(time_ms: i64) -> [u8; 8] {
+    time_bytes(time_ms)
+}
+
+/// Time and sensor of a [`by_time_key`].
+///
+/// # Errors
+/// [`Error::Damaged`].
+pub fn split_by_time_key(key: &[u8]) -> Result<(i64, SensorId), Error> {
+    let damaged = Error::Damaged { what: "key" };
+    let Some((time, rest)) = key.split_first_chunk::<8>() else {
+        return Err(damaged);
+    };
+    let end = rest
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(rest.len());
+    let sensor = std::str::from_utf8(&rest[..end])
+        .ok()
+        .and_then(|id| SensorId::try_from(id).ok())
+        .ok_or(damaged)?;
+    Ok((time_from(*time), sensor))
+}
+
+/// Order time and identity of a [`reading_key`] whose sensor is known.
+///
+/// # Errors
+/// [`Error::Damaged`].
+pub fn split_reading_key(sensor: &SensorId, key: &[u8]) -> Result<(i64, Identity), Error> {
+    let tail = key
+        .get(sensor.as_str().len() + 1..)
+        .and_then(|tail| <&[u8; 24]>::try_from(tail).ok())
+        .ok_or(Error::Damaged { what: "key" })?;
+    let mut time = [0; 8];
+    let mut identity = [0; 16];
+    time.copy_from_slice(&tail[..8]);
+    identity.copy_from_slice(&tail[8..]);
+    let identity = Identity::from_bytes(identity).ok_or(Error::Damaged { what: "key" })?;
+    Ok((time_from(time), identity))
+}
+
+/// One value of a stored reading.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct StoredValue {
+    /// Which quantity.
+    pub quantity: QuantityId,
+    /// As measured.
+    pub value: f64,
+    /// Against the baseline as it was.
+    pub z: f32,
+}
+
+/// A stored reading without what its key says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Its number among the sensor's readings; of a late one: that of the newest.
+    pub entered: u64,
+    /// Older than the newest when it came: no part of the sensor's state.
+    pub late: bool,
+    /// A rule fired on it.
+    pub anomaly: bool,
+    /// r / (1 + r); 0.5 is the line.
+    pub score: f32,
+    /// Generation of the forest that took part; 0 if none.
+    pub generation: u32,
+    /// Receive time minus order time, ms.
+    pub delay_ms: i64,
+    /// Device time minus order time, ms; `None` if the device did not say.
+    pub ahead_ms: Option<i64>,
+    /// As announced.
+    pub next_s: Option<u32>,
+    /// Its values.
+    pub values: SmallVec<[StoredValue; 2]>,
+}
+
+const ROW_VERSION: u8 = 1;
+
+impl Row {
+    /// For the store.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] cannot happen with a row made by this program.
+    pub fn encode(&self) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::with_capacity(64);
+        bytes.push(ROW_VERSION);
+        postcard::to_extend(self, bytes).map_err(|_| Error::Damaged { what: "reading" })
+    }
+
+    /// Inverse of [`Row::encode`].
+    ///
+    /// # Errors
+    /// [`Error::Damaged`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        match bytes.split_first() {
+            Some((&ROW_VERSION, rest)) => {
+                postcard::from_bytes(rest).map_err(|_| Error::Damaged { what: "reading" })
+            }
+            _ => Err(Error::Damaged { what: "reading" }),
+        }
+    }
+
+    /// The reading as it was taken in.
+    pub fn reading(&self, sensor: SensorId, order_ms: i64, identity: Identity) -> Reading {
+        Reading {
+            sensor,
+            device_ms: self.ahead_ms.map(|ahead| order_ms + ahead),
+            received_ms: order_ms + self.delay_ms,
+            order_ms,
+            identity,
+            next_s: self.next_s,
+            values: self
+                .values
+                .iter()
+                .map(|value| (value.quantity, value.value))
+                .collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use vigie_wire::{HUMIDITY, TEMPERATURE};
+
+    use super::*;
+
+    fn sensor() -> impl Strategy<Value = SensorId> {
+        "[A-Za-z0-9_:-]{1,64}".prop_map(|id| SensorId::try_from(id.as_str()).unwrap())
+    }
+
+    proptest! {
+        #[test]
+        fn keys_sort_like_what_they_mean(
+            a in (sensor(), any::<i64>(), any::<u64>()),
+            b in (sensor(), any::<i64>(), any::<u64>()),
+        ) {
+            let key = |(sensor, time, seq): &(SensorId, i64, u64)| {
+                reading_key(sensor, *time, Identity::Payload(*seq))
+            };
+            prop_assert_eq!(key(&a).cmp(&key(&b)), {
+                let plain = |(sensor, time, seq): &(SensorId, i64, u64)| {
+                    (sensor.as_str().to_owned() + "\0", *time, *seq)
+                };
+                plain(&a).cmp(&plain(&b))
+            });
+            let (time, identity) = split_reading_key(&a.0, &key(&a)).unwrap();
+            prop_assert_eq!((time, identity), (a.1, Identity::Payload(a.2)));
+            let by_time = by_time_key(a.1, &a.0, &[1, 2]);
+            prop_assert_eq!(split_by_time_key(&by_time).unwrap(), (a.1, a.0));
+        }
+
+        #[test]
+        fn damaged_rows_are_errors(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            let _ = Row::decode(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_reading_comes_back_as_it_was() {
+        let sensor = SensorId::try_from("C001").unwrap();
+        let identity = Identity::Sequence {
+            boot: "9f3a".try_into().unwrap(),
+            seq: 7,
+        };
+        let reading = Reading {
+            sensor,
+            device_ms: Some(1_000_500),
+            received_ms: 1_000_000,
+            order_ms: 1_000_000,
+            identity,
+            next_s: Some(10),
+            values: SmallVec::from_slice(&[(TEMPERATURE, 21.4), (HUMIDITY, 53.2)]),
+        };
+        let row = Row {
+            entered: 12,
+            late: false,
+            anomaly: false,
+            score: 0.25,
+            generation: 3,
+            delay_ms: 0,
+            ahead_ms: Some(500),
+            next_s: Some(10),
+            values: reading
+                .values
+                .iter()
+                .map(|(quantity, value)| StoredValue {
+                    quantity: *quantity,
+                    value: *value,
+                    z: 0.5,
+                })
+                .collect(),
+        };
+        let bytes = row.encode().unwrap();
+        assert!(bytes.len() < 48, "{} bytes", bytes.len());
+        let again = Row::decode(&bytes).unwrap();
+        assert_eq!(again.reading(sensor, 1_000_000, identity), reading);
+    }
+}

@@ -1,0 +1,490 @@
+//! The stages together, with real actors and a real store: what happens when one panics, when
+//! readings come twice, when the process ends in between, when ids never end.
+
+mod common;
+
+use common::{Bench, START_MS, fleet, in_system, reading, sensor, stored};
+use vigie_actors::pipeline::Settings;
+use vigie_actors::reading::Arrival;
+use vigie_actors::stats::share::Memory;
+use vigie_actors::stats::state::SensorState;
+use vigie_actors::store::embedded::Embedded;
+use vigie_actors::supervise::Sabotage;
+use vigie_wire::TEMPERATURE;
+
+/// A forest is grown beside the stream, so when it takes over depends on timing; these tests
+/// compare runs bit for bit.
+fn without_forest() -> Settings {
+    let mut settings = Settings::default();
+    // The lines stay out of reach of the generated noise as well.
+    settings.score.refit_every = 0;
+    settings.stats.warmup_readings = 1_000_000;
+    settings
+}
+
+/// Everything of a reading that must not depend on what happened on the way.
+fn facts(store: &Embedded, sensors: u64) -> Vec<String> {
+    (0..sensors)
+        .flat_map(|index| stored(store, &sensor(index)))
+        .map(|stored| {
+            format!(
+                "{:?} {:?} {:?}",
+                stored.order_ms, stored.identity, stored.row
+            )
+        })
+        .collect()
+}
+
+/// The states as a restart would find them.
+fn states(store: &Embedded, sensors: u64) -> Vec<SensorState> {
+    let catalogue = vigie_actors::quantity::Catalogue::default();
+    let config = vigie_actors::stats::Config::default();
+    (0..sensors)
+        .map(|index| {
+            let recalled = store.recall(&sensor(index)).unwrap().unwrap();
+            let mut state = recalled.state;
+            for reading in &recalled.since {
+                state.enter(reading, &catalogue, &config);
+            }
+            state
+        })
+        .collect()
+}
+
+/// The undisturbed run that others are compared with.
+fn reference(settings: &Settings, sensors: u64, count: u64) -> (Vec<String>, Vec<SensorState>) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut result = None;
+    in_system(async {
+        let bench = Bench::start(dir.path(), settings);
+        bench.send(&fleet(sensors, count), 100).await;
+        result = Some((facts(&bench.store, sensors), states(&bench.store, sensors)));
+        bench.stop().await;
+    });
+    result.unwrap()
+}
+
+/// Invariants 4 and 6: a panic in any stage every hundred messages loses nothing and changes
+/// nothing, and the stage is back within 100 ms.
+#[test]
+fn panics_in_each_stage_change_nothing() {
+    const SENSORS: u64 = 7;
+    const COUNT: u64 = 900;
+    let settings = without_forest();
+    let (facts_before, states_before) = reference(&settings, SENSORS, COUNT);
+    for stage in ["ingest", "stats", "scorer", "store"] {
+        let dir = tempfile::tempdir().unwrap();
+        in_system(async {
+            let settings = Settings {
+                sabotage: vec![(stage, Sabotage::Every(100))],
+                ..settings.clone()
+            };
+            let bench = Bench::start(dir.path(), &settings);
+            let arrivals = fleet(SENSORS, COUNT);
+            let mut slowest = std::time::Duration::ZERO;
+            for part in arrivals.chunks(10) {
+                let begun = tokio::time::Instant::now();
+                bench.send(part, 10).await;
+                slowest = slowest.max(begun.elapsed());
+            }
+            let restarts = bench.metrics.stage(stage).restarts.get();
+            assert!(
+                restarts >= 5,
+                "{stage} was to panic often, not {restarts} times"
+            );
+            assert!(
+                slowest.as_millis() < 1000,
+                "{stage}: one delivery took {slowest:?}"
+            );
+            assert_eq!(
+                bench.store.ledger().unwrap().quarantined.len(),
+                0,
+                "{stage}"
+            );
+            assert_eq!(facts(&bench.store, SENSORS), facts_before, "{stage}");
+            assert_eq!(states(&bench.store, SENSORS), states_before, "{stage}");
+            bench.stop().await;
+        });
+    }
+}
+
+/// Invariant 5: a reading that makes a stage panic every time ends in the quarantine, acknowledged,
+/// and its neighbours in the same delivery are stored as if it had not been there.
+#[test]
+fn a_poisonous_reading_is_quarantined_alone() {
+    const SENSORS: u64 = 5;
+    const COUNT: u64 = 100;
+    let settings = without_forest();
+    let (facts_before, states_before) = reference(&settings, SENSORS, COUNT);
+    for stage in ["stats", "scorer", "store"] {
+        let dir = tempfile::tempdir().unwrap();
+        in_system(async {
+            let poison = sensor(99);
+            let sabotage = vec![(stage, Sabotage::Sensor(poison))];
+            let bench = Bench::start(
+                dir.path(),
+                &Settings {
+                    sabotage,
+                    ..settings.clone()
+                },
+            );
+            let mut arrivals = fleet(SENSORS, COUNT);
+            arrivals.insert(333, Arrival::Reading(reading(99, 0)));
+            // One delivery each: its completion is the acknowledgement.
+            for part in arrivals.chunks(128) {
+                bench
+                    .pipeline
+                    .intake()
+                    .deliver(part.to_vec())
+                    .await
+                    .unwrap();
+            }
+            let ledger = bench.store.ledger().unwrap();
+            assert_eq!(ledger.quarantined.get("poison"), Some(&1), "{stage}");
+            let kept = bench.store.quarantined(1).unwrap();
+            assert_eq!(kept[0].topic, "sensors/S00099/reading");
+            assert_eq!(facts(&bench.store, SENSORS), facts_before, "{stage}");
+            assert_eq!(states(&bench.store, SENSORS), states_before, "{stage}");
+            assert_eq!(bench.pipeline.health().fatal().borrow().clone(), None);
+            bench.stop().await;
+        });
+    }
+}
+
+/// Invariant 6: a stage that fails at everything makes the engine give up instead of spinning.
+#[test]
+fn a_stage_that_always_fails_makes_the_engine_give_up() {
+    let dir = tempfile::tempdir().unwrap();
+    in_system(async {
+        let sabotage = vec![("scorer", Sabotage::Every(1))];
+        let bench = Bench::start(
+            dir.path(),
+            &Settings {
+                sabotage,
+                ..without_forest()
+            },
+        );
+        let intake = bench.pipeline.intake().clone();
+        tokio::spawn(async move { intake.deliver(fleet(1, 1)).await });
+        let mut fatal = bench.pipeline.health().fatal();
+        let patience = std::time::Duration::from_secs(10);
+        let why = tokio::time::timeout(patience, fatal.wait_for(Option::is_some)).await;
+        let why = why.expect("gives up within 10 s").unwrap().clone().unwrap();
+        assert!(why.contains("scorer"), "{why}");
+        assert_eq!(bench.store.ledger().unwrap().received(), 0);
+    });
+}
+
+/// The time from a panic to the next answer, by itself.
+#[test]
+fn a_stage_is_back_within_100_ms() {
+    for stage in ["stats", "scorer", "store"] {
+        let dir = tempfile::tempdir().unwrap();
+        in_system(async {
+            // Every second message panics: each delivery meets a restart.
+            let settings = Settings {
+                sabotage: vec![(stage, Sabotage::Every(2))],
+                ..without_forest()
+            };
+            let bench = Bench::start(dir.path(), &settings);
+            let mut times = Vec::new();
+            for n in 0..40 {
+                let begun = tokio::time::Instant::now();
+                bench.send(&[Arrival::Reading(reading(0, n))], 1).await;
+                times.push(begun.elapsed());
+            }
+            times.sort();
+            assert!(
+                times[times.len() / 2].as_millis() < 100,
+                "{stage}: {times:?}"
+            );
+            bench.stop().await;
+        });
+    }
+}
+
+/// Invariant 2: a redelivered reading changes nothing, however it is cut into deliveries.
+#[test]
+fn redeliveries_change_nothing() {
+    const SENSORS: u64 = 5;
+    const COUNT: u64 = 300;
+    let settings = without_forest();
+    let (facts_before, states_before) = reference(&settings, SENSORS, COUNT);
+    let dir = tempfile::tempdir().unwrap();
+    in_system(async {
+        let bench = Bench::start(dir.path(), &settings);
+        let arrivals = fleet(SENSORS, COUNT);
+        for (at, part) in arrivals.chunks(50).enumerate() {
+            bench.send(part, 50).await;
+            // Each third one again, and everything before the tenth.
+            if at % 3 == 0 {
+                bench.send(part, 7).await;
+            }
+            if at == 10 {
+                bench.send(&arrivals[..500], 100).await;
+            }
+        }
+        assert_eq!(facts(&bench.store, SENSORS), facts_before);
+        assert_eq!(states(&bench.store, SENSORS), states_before);
+        let ledger = bench.store.ledger().unwrap();
+        assert_eq!(ledger.stored, SENSORS * COUNT);
+        assert_eq!(ledger.duplicate, 500 + 10 * 50);
+        bench.stop().await;
+    });
+}
+
+/// A node with a fast clock, or none: order time is the receive time, so only the index of
+/// identities recognises what comes again.
+#[test]
+fn redeliveries_without_a_trustworthy_clock_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    in_system(async {
+        let bench = Bench::start(dir.path(), &without_forest());
+        let at = |n: u64, received_ms: i64, device_ms: Option<i64>| {
+            let mut reading = reading(0, n);
+            reading.device_ms = device_ms;
+            reading.received_ms = received_ms;
+            reading.order_ms = device_ms.map_or(received_ms, |device| device.min(received_ms));
+            Arrival::Reading(reading)
+        };
+        for pass in 0..3_i64 {
+            for n in 0..2_000_u64 {
+                let received = START_MS + pass * 60_000_000 + i64::try_from(n).unwrap() * 10;
+                let ahead = START_MS + 1_000_000_000 + i64::try_from(n).unwrap();
+                let device = (n % 2 == 0).then_some(ahead);
+                bench.send(&[at(n, received, device)], 1).await;
+            }
+        }
+        let ledger = bench.store.ledger().unwrap();
+        assert_eq!((ledger.stored, ledger.duplicate), (2_000, 4_000));
+        bench.stop().await;
+    });
+}
+
+/// Late readings are stored once, flagged, and change no state.
+#[test]
+fn late_readings_are_stored_once_and_change_no_state() {
+    let dir = tempfile::tempdir().unwrap();
+    in_system(async {
+        let bench = Bench::start(dir.path(), &without_forest());
+        let all = fleet(1, 100);
+        let (late, in_time): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .enumerate()
+            .partition(|(at, _)| at % 10 == 5);
+        let strip = |part: Vec<(usize, Arrival)>| -> Vec<Arrival> {
+            part.into_iter().map(|(_, arrival)| arrival).collect()
+        };
+        let (late, in_time) = (strip(late), strip(in_time));
+        bench.send(&in_time, 100).await;
+        let before = states(&bench.store, 1);
+        // Twice in one delivery, and once more.
+        bench
+            .send(&[late.clone(), late.clone()].concat(), 100)
+            .await;
+        bench.send(&late, 100).await;
+        assert_eq!(states(&bench.store, 1), before);
+        let rows = stored(&bench.store, &sensor(0));
+        assert_eq!(rows.len(), 100);
+        assert_eq!(rows.iter().filter(|stored| stored.row.late).count(), 10);
+        let ledger = bench.store.ledger().unwrap();
+        assert_eq!(
+            (ledger.stored, ledger.late, ledger.duplicate),
+            (100, 10, 20)
+        );
+        bench.stop().await;
+    });
+}
+
+/// Invariant 3: the store is the checkpoint. However often the engine ends and starts again, rows,
+/// z-scores and states equal those of one run.
+#[test]
+fn restarts_change_nothing() {
+    const SENSORS: u64 = 4;
+    const COUNT: u64 = 700;
+    let mut settings = without_forest();
+    settings.stats.warmup_readings = 360;
+    settings.score.forest_samples = 16;
+    let (facts_before, states_before) = reference_without_scores(&settings, SENSORS, COUNT);
+    let dir = tempfile::tempdir().unwrap();
+    let arrivals = fleet(SENSORS, COUNT);
+    // Ends at uneven places: in the middle of snapshots, right after a start.
+    let mut at = 0;
+    for stop in [1, 2, 130, 131, 257, 1_000, 1_999, 2_500, arrivals.len()] {
+        in_system(async {
+            let bench = Bench::start(dir.path(), &settings);
+            // A device sends again what it is not sure of.
+            let from = usize::saturating_sub(at, 9);
+            bench.send(&arrivals[from..stop], 64).await;
+            bench.stop().await;
+        });
+        at = stop;
+    }
+    in_system(async {
+        let bench = Bench::start(dir.path(), &settings);
+        assert_eq!(facts_without_scores(&bench.store, SENSORS), facts_before);
+        assert_eq!(states(&bench.store, SENSORS), states_before);
+        bench.stop().await;
+    });
+}
+
+fn facts_without_scores(store: &Embedded, sensors: u64) -> Vec<String> {
+    (0..sensors)
+        .flat_map(|index| stored(store, &sensor(index)))
+        .map(|stored| {
+            // The forest may have been grown a batch earlier or later: its generation says so.
+            let mut row = stored.row;
+            (row.score, row.generation, row.anomaly) = (0.0, 0, false);
+            format!("{:?} {:?} {row:?}", stored.order_ms, stored.identity)
+        })
+        .collect()
+}
+
+fn reference_without_scores(
+    settings: &Settings,
+    sensors: u64,
+    count: u64,
+) -> (Vec<String>, Vec<SensorState>) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut result = None;
+    in_system(async {
+        let bench = Bench::start(dir.path(), settings);
+        bench.send(&fleet(sensors, count), 100).await;
+        result = Some((
+            facts_without_scores(&bench.store, sensors),
+            states(&bench.store, sensors),
+        ));
+        bench.stop().await;
+    });
+    result.unwrap()
+}
+
+/// Invariant 8: a flood of ids is bounded, and known sensors do not notice.
+#[test]
+fn more_ids_than_allowed_are_quarantined() {
+    let dir = tempfile::tempdir().unwrap();
+    in_system(async {
+        let mut settings = without_forest();
+        settings.stats.max_sensors = 500;
+        settings.store.quarantine_rows = 200;
+        let bench = Bench::start(dir.path(), &settings);
+        bench.send(&fleet(10, 1), 100).await;
+        let flood: Vec<Arrival> = (0..3_000)
+            .map(|index| Arrival::Reading(reading(index + 10, 0)))
+            .collect();
+        bench.send(&flood, 100).await;
+        bench.send(&fleet(10, 50)[10..], 100).await;
+        let ledger = bench.store.ledger().unwrap();
+        assert_eq!(ledger.quarantined.get("too_many_sensors"), Some(&2_510));
+        assert_eq!(ledger.stored, 500 + 490);
+        let (oldest, newest) = bench.store.quarantine_span().unwrap().unwrap();
+        assert_eq!(newest - oldest + 1, 200, "the quarantine is bounded too");
+        for index in 0..10 {
+            assert_eq!(stored(&bench.store, &sensor(index)).len(), 50);
+        }
+        bench.stop().await;
+    });
+}
+
+/// States that sleep in the store come back as they were.
+#[test]
+fn sleeping_states_come_back() {
+    const SENSORS: u64 = 9_000;
+    let dir = tempfile::tempdir().unwrap();
+    in_system(async {
+        let mut settings = without_forest();
+        settings.stats.max_resident = 8_192;
+        let bench = Bench::start(dir.path(), &settings);
+        for n in 0..4 {
+            let round: Vec<Arrival> = (0..SENSORS)
+                .map(|index| Arrival::Reading(reading(index, n)))
+                .collect();
+            bench.send(&round, 1_000).await;
+        }
+        let ledger = bench.store.ledger().unwrap();
+        assert_eq!(
+            (ledger.stored, ledger.duplicate, ledger.late),
+            (SENSORS * 4, 0, 0)
+        );
+        for index in [0, 1, 4_500, 8_999] {
+            let rows = stored(&bench.store, &sensor(index));
+            let numbers: Vec<u64> = rows.iter().map(|stored| stored.row.entered).collect();
+            assert_eq!(numbers, [1, 2, 3, 4], "sensor {index}");
+            let state = &states_of(&bench.store, index);
+            assert_eq!(state.baseline(TEMPERATURE).unwrap().count, 4);
+        }
+        bench.stop().await;
+    });
+}
+
+fn states_of(store: &Embedded, index: u64) -> SensorState {
+    let catalogue = vigie_actors::quantity::Catalogue::default();
+    let config = vigie_actors::stats::Config::default();
+    let recalled = store.recall(&sensor(index)).unwrap().unwrap();
+    let mut state = recalled.state;
+    for reading in &recalled.since {
+        state.enter(reading, &catalogue, &config);
+    }
+    state
+}
+
+/// Several shares commit one batch as one, and find the same as one share.
+#[test]
+fn shares_agree_with_one() {
+    const SENSORS: u64 = 11;
+    const COUNT: u64 = 200;
+    let settings = without_forest();
+    let (facts_before, states_before) = reference(&settings, SENSORS, COUNT);
+    let dir = tempfile::tempdir().unwrap();
+    in_system(async {
+        let mut settings = Settings {
+            sabotage: vec![("stats", Sabotage::Every(50))],
+            ..settings
+        };
+        settings.stats.shares = 3;
+        let bench = Bench::start(dir.path(), &settings);
+        bench.send(&fleet(SENSORS, COUNT), 100).await;
+        assert_eq!(facts(&bench.store, SENSORS), facts_before);
+        assert_eq!(states(&bench.store, SENSORS), states_before);
+        bench.stop().await;
+    });
+}
+
+/// A sensor that falls silent is noticed once, and heard again.
+#[test]
+fn silence_is_noticed_once() {
+    let dir = tempfile::tempdir().unwrap();
+    in_system(async {
+        let bench = Bench::start(dir.path(), &without_forest());
+        for n in 0..20 {
+            let next = reading(0, n);
+            bench.clock.advance_to(next.received_ms);
+            bench.send(&[Arrival::Reading(next)], 1).await;
+        }
+        let last_ms = reading(0, 19).received_ms;
+        let tick = bench.pipeline.ticker();
+        for seconds in 1..=120 {
+            use vigie_actors::clock::Clock;
+            bench.clock.advance_to(last_ms + seconds * 1000);
+            assert!(bench.clock.now_ms() > last_ms);
+            tick();
+            tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+        }
+        let outbox = bench.store.outbox(10).unwrap();
+        let anomalies = bench
+            .store
+            .anomalies((0, i64::MAX), None, 10)
+            .unwrap()
+            .items;
+        assert_eq!(anomalies.len(), 1, "{anomalies:?}");
+        let silent_for = anomalies[0].time_ms - last_ms;
+        assert!(
+            (40_000..43_000).contains(&silent_for),
+            "noticed after {silent_for} ms"
+        );
+        // No channel is configured, so the Alerter has taken the notice out at once or soon will.
+        assert!(outbox.len() <= 1);
+        assert_eq!(bench.metrics.incidents_open.get(), 1);
+        bench.stop().await;
+    });
+}
