@@ -15,7 +15,7 @@ const MAX_NAME: usize = 32;
 
 /// What no quantity may be called: the keys of a reading, then the keys that the engine adds to a
 /// reading when it stores or shows one.
-const RESERVED: [&str; 13] = [
+const RESERVED: [&str; 19] = [
     "v",
     "id",
     "boot",
@@ -28,6 +28,12 @@ const RESERVED: [&str; 13] = [
     "z",
     "score",
     "anomaly",
+    "late",
+    "readings",
+    "missing",
+    "incident",
+    "last_seen",
+    "expected_interval_s",
     "received",
 ];
 

@@ -76,6 +76,14 @@ pub fn sentence(verdict: &Verdict, catalogue: &Catalogue) -> String {
     }
 }
 
+fn anomalies(count: u32) -> String {
+    if count == 1 {
+        "1 anomaly".to_owned()
+    } else {
+        format!("{count} anomalies")
+    }
+}
+
 /// What a rule looks for, for people.
 pub const fn meaning(rule: Rule) -> &'static str {
     match rule {
@@ -107,9 +115,9 @@ pub fn line(notice: &Notice, catalogue: &Catalogue) -> String {
             clock_time(incident.opened_ms),
         ),
         NoticeKind::Resolved => format!(
-            "{at}  resolved  {sensor}  normal again after {} ({} anomalous readings)",
+            "{at}  resolved  {sensor}  normal again after {} ({})",
             span((notice.at_ms - incident.opened_ms) as f64 / 1000.0),
-            incident.anomalies,
+            anomalies(incident.anomalies),
         ),
     }
 }
@@ -156,7 +164,7 @@ pub fn body(notice: &Notice, catalogue: &Catalogue) -> String {
     if incident.worst != incident.first {
         put("Worst", &sentence(&incident.worst, catalogue));
     }
-    put("Anomalies", &format!("{} readings", incident.anomalies));
+    put("So far", &anomalies(incident.anomalies));
     if let Some(resolved) = incident.resolved_ms {
         put("Over at", &rfc3339(resolved));
     }
@@ -211,7 +219,7 @@ mod tests {
         );
         assert_eq!(
             line(&notice(NoticeKind::Resolved), &catalogue),
-            "14:14:20  resolved  C001  normal again after 60 s (1 anomalous readings)"
+            "14:14:20  resolved  C001  normal again after 60 s (1 anomaly)"
         );
     }
 

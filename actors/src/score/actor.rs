@@ -71,6 +71,10 @@ impl<M: IncidentMemory + Unpin + Send + 'static> Stage for Gathering<M> {
         let Some(parts) = self.gather(part) else {
             return Ok(None);
         };
+        let known: usize = parts.iter().map(|part| part.known).sum();
+        self.metrics
+            .sensors
+            .set(i64::try_from(known).unwrap_or(i64::MAX));
         let scored = self
             .scorer
             .score(parts)

@@ -90,6 +90,8 @@ pub struct Part {
     pub snapshots: Vec<(SensorId, Vec<u8>)>,
     /// Who has gone silent since the last batch.
     pub silent: Vec<Silence>,
+    /// Sensors that the share knows.
+    pub known: usize,
 }
 
 #[derive(Debug)]
@@ -199,6 +201,7 @@ impl<M: Memory> Share<M> {
             found: Vec::with_capacity(batch.arrivals.len()),
             snapshots: Vec::new(),
             silent: Vec::new(),
+            known: 0,
         };
         for (index, arrival) in (0_u32..).zip(batch.arrivals.iter()) {
             let Arrival::Reading(reading) = arrival else {
@@ -215,6 +218,7 @@ impl<M: Memory> Share<M> {
             part.silent = self.silent(batch.now_ms)?;
         }
         self.put_to_sleep();
+        part.known = self.known();
         Ok(part)
     }
 

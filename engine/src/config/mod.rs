@@ -1,0 +1,346 @@
+//! The engine's config: one TOML file, with layers over it, checked as a whole before anything
+//! starts.
+//!
+//! Weakest first:
+//! 1. built-in defaults;
+//! 2. the file named by `--config` (none is looked for: what applies is visible on the command
+//!    line);
+//! 3. `.env` in the working directory;
+//! 4. the environment: `VIGIE__SECTION__KEY`, and `SMTP_USER`, `SMTP_PASSWORD`, `EMAIL_TO`;
+//! 5. flags.
+//!
+//! [`load`] turns each layer into `settings` (path, value, origin), merges them by path, checks each
+//! alone against the keys there are (`schema`, `check`), reads secrets from their files (`secrets`),
+//! makes a [`Config`] of the rest and lets the sections check themselves. All problems are told at
+//! once. No value of a secret gets into an error, a `Debug` or [`Loaded::render`].
+
+mod check;
+mod dotenv;
+mod layers;
+mod problem;
+mod render;
+mod schema;
+mod secrets;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod validate;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize, Serializer};
+use vigie_actors::ingest::{listener, payload};
+use vigie_actors::{quantity, score, stats, store};
+
+pub(crate) use layers::process_env;
+pub(crate) use problem::ConfigError;
+use problem::Problem;
+use schema::Schema;
+pub(crate) use settings::Origins;
+use settings::Settings;
+
+/// Everything that can be set. The stages' own sections are declared beside the stages.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Directory of the store and the mail files; a relative one counts from the working directory.
+    #[serde(serialize_with = "readable")]
+    pub(crate) data_dir: PathBuf,
+    /// The built-in MQTT endpoint.
+    pub(crate) listener: listener::Config,
+    /// How payloads are written.
+    pub(crate) payload: payload::Config,
+    /// The rolling baseline of each sensor.
+    pub(crate) stats: stats::Config,
+    /// When a reading is an anomaly.
+    pub(crate) score: score::Config,
+    /// When a person hears about it.
+    pub(crate) incidents: score::incident::Config,
+    /// The embedded store.
+    pub(crate) store: store::Config,
+    /// Quantities beside temperature and humidity, by name.
+    pub(crate) quantities: BTreeMap<String, quantity::Config>,
+    /// API, metrics and page.
+    pub(crate) http: Http,
+    /// What Prometheus gets to see.
+    pub(crate) metrics: Metrics,
+    /// A MongoDB to copy to.
+    pub(crate) mongodb: Mongodb,
+    /// A broker to subscribe at.
+    pub(crate) mqtt: Mqtt,
+    /// Who is told, and how.
+    pub(crate) email: Email,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: "vigie-data".into(),
+            listener: listener::Config::default(),
+            payload: payload::Config::default(),
+            stats: stats::Config::default(),
+            score: score::Config::default(),
+            incidents: score::incident::Config::default(),
+            store: store::Config::default(),
+            quantities: BTreeMap::new(),
+            http: Http::default(),
+            metrics: Metrics::default(),
+            mongodb: Mongodb::default(),
+            mqtt: Mqtt::default(),
+            email: Email::default(),
+        }
+    }
+}
+
+/// Section `[http]`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Http {
+    /// IP address and port. Beyond loopback only with a token.
+    pub(crate) addr: SocketAddr,
+    /// Bearer token that callers must send, at least 16 characters.
+    #[serde(serialize_with = "secrets::redacted")]
+    pub(crate) token: Option<SecretString>,
+    /// File that holds the token.
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        let addr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+        Self {
+            addr,
+            token: None,
+            token_file: None,
+        }
+    }
+}
+
+/// Section `[metrics]`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Metrics {
+    /// Sensors with series of their own, 0 to 100,000; the others are in the sums and in the API.
+    pub(crate) max_sensor_series: u32,
+    /// A sensor's value series end when it has not been heard for this many expected intervals, 1
+    /// to 100,000.
+    pub(crate) stale_intervals: u32,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            max_sensor_series: 1000,
+            stale_intervals: 10,
+        }
+    }
+}
+
+/// Section `[mongodb]`. Checked and shown, not used by this version.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Mongodb {
+    /// Connection string. It holds a password, so all of it is secret.
+    #[serde(serialize_with = "secrets::redacted")]
+    pub(crate) uri: Option<SecretString>,
+    /// File that holds the connection string.
+    pub(crate) uri_file: Option<PathBuf>,
+}
+
+/// Section `[mqtt]`: an external broker. Checked and shown, not used by this version.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Mqtt {
+    /// Host name or IP address, without scheme and port.
+    pub(crate) host: Option<String>,
+    /// TCP port, 1 to 65,535.
+    pub(crate) port: u16,
+    /// User name at the broker.
+    pub(crate) username: Option<String>,
+    /// Password at the broker.
+    #[serde(serialize_with = "secrets::redacted")]
+    pub(crate) password: Option<SecretString>,
+    /// File that holds the password.
+    pub(crate) password_file: Option<PathBuf>,
+}
+
+impl Default for Mqtt {
+    fn default() -> Self {
+        Self {
+            host: None,
+            port: 8883,
+            username: None,
+            password: None,
+            password_file: None,
+        }
+    }
+}
+
+/// Section `[email]`. Only `email_to` is used by this version; the rest is checked and shown.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(
+    clippy::struct_field_names,
+    reason = "the key has been email.email_to all along"
+)]
+pub(crate) struct Email {
+    /// Host name of the mail server, without scheme and port.
+    pub(crate) smtp_host: Option<String>,
+    /// TCP port, 1 to 65,535.
+    pub(crate) smtp_port: u16,
+    /// User name at the mail server.
+    pub(crate) smtp_user: Option<String>,
+    /// Password at the mail server.
+    #[serde(serialize_with = "secrets::redacted")]
+    pub(crate) smtp_password: Option<SecretString>,
+    /// File that holds the password.
+    pub(crate) smtp_password_file: Option<PathBuf>,
+    /// The one address that notices go to.
+    pub(crate) email_to: String,
+}
+
+impl Default for Email {
+    fn default() -> Self {
+        Self {
+            smtp_host: None,
+            smtp_port: 587,
+            smtp_user: None,
+            smtp_password: None,
+            smtp_password_file: None,
+            email_to: "you@localhost".into(),
+        }
+    }
+}
+
+/// What flags put over the other layers.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Overrides {
+    /// `--data-dir`.
+    pub(crate) data_dir: Option<PathBuf>,
+    /// `--mqtt`, for `listener.addr`.
+    pub(crate) mqtt: Option<SocketAddr>,
+    /// `--http`, for `http.addr`.
+    pub(crate) http: Option<SocketAddr>,
+}
+
+/// A config without problems, and where its values come from.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    /// What applies.
+    pub(crate) config: Config,
+    /// By whom it was set.
+    pub(crate) origins: Origins,
+}
+
+/// Reads all layers. `path` is that of `--config`; `env` is the environment, see [`process_env`];
+/// `dotenv` is the path of a `.env` file, which need not exist.
+///
+/// # Errors
+/// [`ConfigError`] with everything that is wrong in any layer; of a file that is no TOML only that.
+pub(crate) fn load(
+    path: Option<&Path>,
+    overrides: &Overrides,
+    env: impl Iterator<Item = (String, String)>,
+    dotenv: Option<&Path>,
+) -> Result<Loaded, ConfigError> {
+    let schema = Schema::new();
+    let mut settings = Settings::default();
+    if let Some(path) = path {
+        settings.put_all(layers::file(path)?);
+    }
+    if let Some(path) = dotenv {
+        settings.put_all(layers::dotenv(path, &schema)?);
+    }
+    settings.put_all(layers::env(env, &schema));
+    settings.put_all(layers::flags(overrides));
+    let mut loaded = assemble(settings, &schema)?;
+    if let Some(dir) = &overrides.data_dir {
+        // Exactly as it was given: what is no UTF-8 cannot travel through the settings.
+        loaded.config.data_dir.clone_from(dir);
+    }
+    Ok(loaded)
+}
+
+/// Checks the merged settings and makes a config of them.
+fn assemble(mut settings: Settings, schema: &Schema) -> Result<Loaded, ConfigError> {
+    let mut report = check::settings(&mut settings, schema);
+    secrets::resolve(&mut settings, schema, &mut report);
+    let (tree, origins) = settings.into_tree();
+    let Ok(config) = Config::deserialize(tree) else {
+        // Every setting fits alone, so this cannot happen without a problem that is told already.
+        report.problems.push(Problem::Whole);
+        return Err(ConfigError::new(report.problems));
+    };
+    for invalid in config.validate() {
+        if !report.is_unsure(&invalid.key) {
+            let origin = origins.of(&invalid.key);
+            report.problems.push(Problem::Invalid { invalid, origin });
+        }
+    }
+    if report.problems.is_empty() {
+        Ok(Loaded { config, origins })
+    } else {
+        Err(ConfigError::new(report.problems))
+    }
+}
+
+impl Config {
+    /// One sentence for each section that is set but that this version does nothing with.
+    pub(crate) fn not_used_yet(&self) -> Vec<String> {
+        let mut sentences = Vec::new();
+        if self.mongodb.uri.is_some() {
+            sentences.push(
+                "[mongodb] uri is set: copying to MongoDB comes in a later version; readings stay \
+                 in the embedded store in data_dir"
+                    .to_owned(),
+            );
+        }
+        let mqtt = &self.mqtt;
+        let set = [
+            ("host", mqtt.host.is_some()),
+            ("username", mqtt.username.is_some()),
+            ("password", mqtt.password.is_some()),
+        ];
+        if let Some(keys) = which(&set) {
+            sentences.push(format!(
+                "[mqtt] {keys} set: connecting to an external broker comes in a later version; \
+                 this engine listens by itself on listener.addr"
+            ));
+        }
+        let email = &self.email;
+        let set = [
+            ("smtp_host", email.smtp_host.is_some()),
+            ("smtp_user", email.smtp_user.is_some()),
+            ("smtp_password", email.smtp_password.is_some()),
+        ];
+        if let Some(keys) = which(&set) {
+            sentences.push(format!(
+                "[email] {keys} set: sending by SMTP comes in a later version; mails to email_to \
+                 are written as .eml files in data_dir"
+            ));
+        }
+        sentences
+    }
+}
+
+/// "host is", "host and username are"; `None` if none is set.
+fn which(keys: &[(&str, bool)]) -> Option<String> {
+    let set: Vec<&str> = keys
+        .iter()
+        .filter(|(_, set)| *set)
+        .map(|(key, _)| *key)
+        .collect();
+    let (last, others) = set.split_last()?;
+    if others.is_empty() {
+        return Some(format!("{last} is"));
+    }
+    Some(format!("{} and {last} are", others.join(", ")))
+}
+
+/// A path as text, as far as it is text.
+fn readable<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
+}

@@ -1,0 +1,202 @@
+//! Whether the values work: what each section says of itself, and what only the whole can tell.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use secrecy::{ExposeSecret, SecretString};
+use vigie_actors::alert::mail::EmlFiles;
+use vigie_actors::config::{Invalid, in_range};
+use vigie_actors::quantity::Catalogue;
+
+use super::secrets::REDACTED;
+use super::{Config, Email, Http, Metrics, Mongodb, Mqtt};
+
+/// Shorter tokens can be guessed.
+const SHORTEST_TOKEN: usize = 16;
+
+impl Config {
+    /// Everything that cannot work, by dotted key.
+    pub(crate) fn validate(&self) -> Vec<Invalid> {
+        let sections = [
+            ("listener", self.listener.validate()),
+            ("payload", self.payload.validate()),
+            ("stats", self.stats.validate()),
+            ("score", self.score.validate()),
+            ("incidents", self.incidents.validate()),
+            ("store", self.store.validate()),
+            ("http", self.http.validate()),
+            ("metrics", self.metrics.validate()),
+            ("mongodb", self.mongodb.validate()),
+            ("mqtt", self.mqtt.validate()),
+            ("email", self.email.validate()),
+        ];
+        sections
+            .into_iter()
+            .filter_map(|(section, checked)| checked.err().map(|invalid| invalid.within(section)))
+            .chain(self.quantities_alone())
+            .chain(self.across())
+            .collect()
+    }
+
+    fn quantities_alone(&self) -> Vec<Invalid> {
+        let each: Vec<Invalid> = self
+            .quantities
+            .iter()
+            .filter_map(|(name, quantity)| quantity.validate(name).err())
+            .collect();
+        let wrong = match each.as_slice() {
+            [] => Catalogue::build(&self.quantities, &[])
+                .err()
+                .into_iter()
+                .collect(),
+            _ => each,
+        };
+        wrong
+            .into_iter()
+            .map(|invalid| invalid.within("quantities"))
+            .collect()
+    }
+
+    fn across(&self) -> Vec<Invalid> {
+        let mut wrong = Vec::new();
+        if self.data_dir.as_os_str().is_empty() {
+            let fix = "name a directory, for instance \"vigie-data\"";
+            wrong.push(Invalid::new("data_dir", "\"\"", "names no directory", fix));
+        }
+        let (announced, decoded) = (self.listener.max_payload_bytes, self.payload.max_bytes);
+        if announced != decoded {
+            wrong.push(Invalid::new(
+                "listener.max_payload_bytes",
+                announced,
+                format!("devices are promised this, but payload.max_bytes = {decoded} is decoded"),
+                "give both the same value",
+            ));
+        }
+        if self.http.addr == self.listener.addr && self.http.addr.port() != 0 {
+            wrong.push(Invalid::new(
+                "http.addr",
+                self.http.addr,
+                "listener.addr is the same",
+                "give each a port of its own",
+            ));
+        }
+        wrong
+    }
+}
+
+impl Http {
+    fn validate(&self) -> Result<(), Invalid> {
+        match &self.token {
+            None if !self.addr.ip().is_loopback() => Err(Invalid::new(
+                "addr",
+                self.addr,
+                "everybody who reaches this address could read everything, because there is no \
+                 token",
+                "set http.token or http.token_file, or serve on 127.0.0.1",
+            )),
+            Some(token) if !is_token(token) => Err(Invalid::new(
+                "token",
+                REDACTED,
+                format!("not {SHORTEST_TOKEN} or more printable ASCII characters without spaces"),
+                "make one with: openssl rand -hex 32",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn is_token(token: &SecretString) -> bool {
+    let token = token.expose_secret();
+    token.len() >= SHORTEST_TOKEN && token.bytes().all(|b| b.is_ascii_graphic())
+}
+
+impl Metrics {
+    fn validate(&self) -> Result<(), Invalid> {
+        in_range("max_sensor_series", self.max_sensor_series, 0, 100_000)?;
+        in_range("stale_intervals", self.stale_intervals, 1, 100_000)
+    }
+}
+
+impl Mongodb {
+    fn validate(&self) -> Result<(), Invalid> {
+        let Some(uri) = &self.uri else { return Ok(()) };
+        let known = ["mongodb://", "mongodb+srv://"];
+        if known
+            .iter()
+            .any(|scheme| uri.expose_secret().starts_with(scheme))
+        {
+            return Ok(());
+        }
+        Err(Invalid::new(
+            "uri",
+            REDACTED,
+            "not a MongoDB connection string",
+            "it begins with mongodb:// or mongodb+srv://",
+        ))
+    }
+}
+
+impl Mqtt {
+    fn validate(&self) -> Result<(), Invalid> {
+        host("host", self.host.as_deref())?;
+        in_range("port", self.port, 1, u16::MAX)?;
+        filled("password", self.password.as_ref())
+    }
+}
+
+impl Email {
+    fn validate(&self) -> Result<(), Invalid> {
+        host("smtp_host", self.smtp_host.as_deref())?;
+        in_range("smtp_port", self.smtp_port, 1, u16::MAX)?;
+        filled("smtp_password", self.smtp_password.as_ref())?;
+        // Asks who will use it; nothing is written.
+        EmlFiles::new(
+            PathBuf::new(),
+            &self.email_to,
+            Arc::new(Catalogue::default()),
+        )
+        .map_or_else(
+            |_says_no_more| {
+                Err(Invalid::new(
+                    "email_to",
+                    format_args!("{:?}", self.email_to),
+                    "not one mail address",
+                    "write one, for instance \"you@example.org\"",
+                ))
+            },
+            |_usable| Ok(()),
+        )
+    }
+}
+
+fn host(key: &str, host: Option<&str>) -> Result<(), Invalid> {
+    let Some(host) = host else { return Ok(()) };
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
+    if !host.is_empty() && host.bytes().all(plain) {
+        return Ok(());
+    }
+    // A URL that was pasted here may hold a password.
+    let value = if host.contains('@') {
+        REDACTED.to_owned()
+    } else {
+        format!("{host:?}")
+    };
+    Err(Invalid::new(
+        key,
+        value,
+        "not a host name",
+        "write only the name or IP address; scheme, port, user and password have no place here",
+    ))
+}
+
+fn filled(key: &str, secret: Option<&SecretString>) -> Result<(), Invalid> {
+    if secret.is_some_and(|secret| secret.expose_secret().is_empty()) {
+        return Err(Invalid::new(
+            key,
+            REDACTED,
+            "empty",
+            "fill it in, or leave the key out",
+        ));
+    }
+    Ok(())
+}

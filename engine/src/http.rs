@@ -1,0 +1,578 @@
+//! The HTTP side: a page for people, `/metrics` for Prometheus, probes, and the JSON API over the
+//! store. It only reads: nothing here can change what the stream does.
+//!
+//! warp says what a request holds; the connections are hyper's, for warp's own server has neither
+//! a limit on how many there are nor on how long one may take to send its headers.
+
+mod api;
+mod page;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Write as _;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use prometheus::{Registry, TextEncoder};
+use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+use vigie_actors::clock::{Clock, rfc3339};
+use vigie_actors::metrics::Metrics;
+use vigie_actors::quantity::Catalogue;
+use vigie_actors::store::embedded::Embedded;
+use vigie_actors::supervise::Health;
+use warp::Filter;
+use warp::filters::BoxedFilter;
+use warp::filters::path::FullPath;
+use warp::http::header::{
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap,
+    HeaderValue, REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+};
+use warp::http::{Method, StatusCode};
+use warp::reply::Response;
+
+use api::{Failure, Query};
+
+/// What the answers are made from.
+#[derive(Debug, Clone)]
+pub(crate) struct State {
+    /// Where everything is.
+    pub store: Embedded,
+    /// Names and units.
+    pub catalogue: Arc<Catalogue>,
+    /// Everything that `/metrics` shows.
+    pub registry: Registry,
+    /// The gauges that are refreshed when somebody looks.
+    pub metrics: Metrics,
+    /// Whether the stream can go on.
+    pub health: Arc<Health>,
+    /// The stream's clock.
+    pub clock: Arc<dyn Clock>,
+    /// With a token, everything but the probes asks for it.
+    pub token: Option<SecretString>,
+    /// Where the built-in listener listens, if there is one.
+    pub mqtt_addr: Option<SocketAddr>,
+    /// True once the engine takes nothing more in.
+    pub draining: watch::Receiver<bool>,
+}
+
+/// Bounds on what clients can hold.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// Connections at a time; more wait until one ends.
+    connections: usize,
+    /// For the headers of a request, and between requests.
+    headers: Duration,
+    /// For a connection as a whole: afterwards it may finish its answer.
+    connection: Duration,
+    /// For an answer under way when its connection has to end.
+    last_answer: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 128,
+            headers: Duration::from_secs(5),
+            connection: Duration::from_mins(1),
+            last_answer: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Bytes of a request's head at most.
+const HEAD_BYTES: usize = 16 << 10;
+/// Answers that are read from the store at the same time: the stream needs the cores, too.
+const READERS: usize = 2;
+/// How old the size of the store may be.
+const MEASURED_EVERY_MS: i64 = 10_000;
+/// After this the store counts as unreadable.
+const STORE_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+
+const CSP: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
+                   form-action 'none'; frame-ancestors 'none'";
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
+
+/// A bound address, ready to serve.
+#[derive(Debug)]
+pub(crate) struct Server {
+    listener: TcpListener,
+    addr: SocketAddr,
+    limits: Limits,
+}
+
+impl Server {
+    /// Binds `addr`.
+    ///
+    /// # Errors
+    /// Names the address, and says what to do.
+    pub(crate) async fn bind(addr: SocketAddr) -> anyhow::Result<Self> {
+        let advice = |error: std::io::Error| {
+            let advice = match error.kind() {
+                ErrorKind::AddrInUse => {
+                    "something else listens there; give another address with --http or http.addr"
+                }
+                ErrorKind::AddrNotAvailable => {
+                    "this machine does not have that address; give one that it has with --http or \
+                     http.addr"
+                }
+                ErrorKind::PermissionDenied => {
+                    "not allowed; give a port above 1023 with --http or http.addr"
+                }
+                _ => "give another address with --http or http.addr",
+            };
+            anyhow::Error::new(error).context(format!("cannot serve HTTP on {addr}: {advice}"))
+        };
+        let listener = TcpListener::bind(addr).await.map_err(advice)?;
+        let addr = listener
+            .local_addr()
+            .context("cannot tell the address of the HTTP server")?;
+        Ok(Self {
+            listener,
+            addr,
+            limits: Limits::default(),
+        })
+    }
+
+    /// Where it listens: tells the port if it was bound to port 0.
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Serves until `stop` holds true, then lets answers under way finish.
+    pub(crate) async fn run(self, state: State, mut stop: watch::Receiver<bool>) {
+        let limits = self.limits;
+        let routes = routes(Arc::new(Shared::new(state)));
+        let places = Arc::new(Semaphore::new(limits.connections));
+        let mut connections = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                () = told(&mut stop) => break,
+                Some(_ended) = connections.join_next() => continue,
+                accepted = accept(&self.listener, &places) => accepted,
+            };
+            let Some((stream, place)) = accepted else {
+                break;
+            };
+            let (routes, stop) = (routes.clone(), stop.clone());
+            connections.spawn(async move {
+                converse(stream, routes, limits, stop).await;
+                drop(place);
+            });
+        }
+        drop(self.listener);
+        while connections.join_next().await.is_some() {}
+    }
+}
+
+/// The next connection, when there is a place for it; `None` if there will never be one.
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+    let place = Arc::clone(places).acquire_owned().await.ok()?;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return Some((stream, place)),
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept an HTTP connection");
+                // Out of file handles, most likely: wait until some are free again.
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+}
+
+async fn told(stop: &mut watch::Receiver<bool>) {
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        // The sender is gone: nobody will ever tell.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Serves one connection within its limits.
+async fn converse(
+    stream: TcpStream,
+    routes: BoxedFilter<(Response,)>,
+    limits: Limits,
+    mut stop: watch::Receiver<bool>,
+) {
+    let service = TowerToHyperService::new(warp::service(routes));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.headers)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        _ended = connection.as_mut() => return,
+        () = tokio::time::sleep(limits.connection) => {}
+        () = told(&mut stop) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    // Whoever has not taken the answer by then does not get it.
+    let _ended = tokio::time::timeout(limits.last_answer, connection).await;
+}
+
+/// Hands what a request says to [`Shared::answer`].
+fn routes(shared: Arc<Shared>) -> BoxedFilter<(Response,)> {
+    warp::method()
+        .and(warp::path::full())
+        .and(warp::query::<Vec<(String, String)>>())
+        .and(warp::header::headers_cloned())
+        .then(
+            move |method, path: FullPath, query: Vec<(String, String)>, headers| {
+                let shared = Arc::clone(&shared);
+                async move {
+                    let answer = shared
+                        .answer(&method, path.as_str(), &query, &headers)
+                        .await;
+                    dressed(answer.unwrap_or_else(|failure| refusal(&failure)))
+                }
+            },
+        )
+        .boxed()
+}
+
+/// What there is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Route {
+    Page,
+    Metrics,
+    Live,
+    Ready,
+    Sensors,
+    Readings(String),
+    Anomalies,
+    Incidents,
+    Ledger,
+}
+
+impl Route {
+    fn of(path: &str) -> Option<Self> {
+        let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
+        Some(match segments.as_slice() {
+            [""] => Self::Page,
+            ["metrics"] => Self::Metrics,
+            ["livez" | "healthz"] => Self::Live,
+            ["readyz"] => Self::Ready,
+            ["api", "v1", "sensors"] => Self::Sensors,
+            ["api", "v1", "sensors", id, "readings"] => Self::Readings(unescape(id)),
+            ["api", "v1", "anomalies"] => Self::Anomalies,
+            ["api", "v1", "incidents"] => Self::Incidents,
+            ["api", "v1", "ledger"] => Self::Ledger,
+            _ => return None,
+        })
+    }
+
+    /// Parameters that it understands.
+    const fn parameters(&self) -> &'static [&'static str] {
+        match self {
+            Self::Page | Self::Metrics | Self::Live | Self::Ledger => &[],
+            Self::Ready => &["verbose"],
+            Self::Sensors => &["limit", "cursor"],
+            Self::Readings(_) | Self::Anomalies => &["from", "to", "limit", "cursor"],
+            Self::Incidents => &["from", "to"],
+        }
+    }
+}
+
+/// A path segment with its `%3A` and the like read; what is no such escape stays as it is.
+fn unescape(segment: &str) -> String {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.as_bytes();
+    while let Some((&first, behind)) = rest.split_first() {
+        let escaped = behind
+            .get(..2)
+            .filter(|digits| first == b'%' && digits.iter().all(u8::is_ascii_hexdigit))
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(escaped.unwrap_or(first));
+        rest = if escaped.is_some() {
+            &behind[2..]
+        } else {
+            behind
+        };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// What all connections share.
+#[derive(Debug)]
+struct Shared {
+    state: State,
+    readers: Arc<Semaphore>,
+    /// When the size of the store was measured.
+    measured_ms: AtomicI64,
+}
+
+impl Shared {
+    fn new(state: State) -> Self {
+        Self {
+            state,
+            readers: Arc::new(Semaphore::new(READERS)),
+            measured_ms: AtomicI64::new(i64::MIN),
+        }
+    }
+
+    async fn answer(
+        self: &Arc<Self>,
+        method: &Method,
+        path: &str,
+        query: &[(String, String)],
+        headers: &HeaderMap,
+    ) -> Result<Response, Failure> {
+        let route = Route::of(path);
+        let known = self.knows(headers);
+        if !known && !matches!(route, Some(Route::Live | Route::Ready)) {
+            return Err(Failure::new(
+                401,
+                "this needs the engine's token",
+                "send the header 'Authorization: Bearer <token>' with the token of http.token",
+            ));
+        }
+        let Some(route) = route else {
+            return Err(Failure::new(
+                404,
+                "there is nothing here",
+                "/ shows what there is",
+            ));
+        };
+        if !matches!(*method, Method::GET | Method::HEAD) {
+            return Err(Failure::new(
+                405,
+                "this can only be read",
+                "use GET or HEAD",
+            ));
+        }
+        let query = Query::parse(query, route.parameters())?;
+        match route {
+            Route::Page => {
+                self.read(HTML, |state| {
+                    let now = rfc3339(state.clock.now_ms());
+                    let ledger = state.store.ledger()?;
+                    Ok(page::render(env!("CARGO_PKG_VERSION"), &ledger, &now).into_bytes())
+                })
+                .await
+            }
+            Route::Metrics => self.metrics().await,
+            Route::Live => Ok(response(StatusCode::OK, TEXT, b"ok\n".to_vec())),
+            Route::Ready => Ok(self.ready(query.verbose, known).await),
+            Route::Sensors => {
+                self.read(JSON, move |state| {
+                    api::sensors(&state.store, &state.catalogue, &query)
+                })
+                .await
+            }
+            Route::Readings(id) => {
+                self.read(JSON, move |state| {
+                    api::readings(&state.store, &state.catalogue, &id, &query)
+                })
+                .await
+            }
+            Route::Anomalies => {
+                self.read(JSON, move |state| {
+                    api::anomalies(&state.store, &state.catalogue, &query)
+                })
+                .await
+            }
+            Route::Incidents => {
+                self.read(JSON, move |state| {
+                    api::incidents(&state.store, &state.catalogue, &query)
+                })
+                .await
+            }
+            Route::Ledger => self.read(JSON, |state| api::ledger(&state.store)).await,
+        }
+    }
+
+    /// Does the request hold the token, if one is asked for? Takes as long whatever the first
+    /// wrong byte is.
+    fn knows(&self, headers: &HeaderMap) -> bool {
+        let Some(token) = &self.state.token else {
+            return true;
+        };
+        let given = headers
+            .get(AUTHORIZATION)
+            .and_then(|value| value.as_bytes().split_at_checked(b"Bearer ".len()))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"Bearer "));
+        given.is_some_and(|(_, given)| given.ct_eq(token.expose_secret().as_bytes()).into())
+    }
+
+    /// An answer from the store, off the threads that serve connections.
+    async fn read(
+        self: &Arc<Self>,
+        kind: &'static str,
+        make: impl FnOnce(&State) -> Result<Vec<u8>, Failure> + Send + 'static,
+    ) -> Result<Response, Failure> {
+        let reader = Arc::clone(&self.readers).acquire_owned().await;
+        let shared = Arc::clone(self);
+        let made = tokio::task::spawn_blocking(move || {
+            // Held by the thread: a client that goes away does not end the work.
+            let _reader = reader;
+            make(&shared.state)
+        })
+        .await
+        .unwrap_or_else(|panic| Err(Failure::inside(panic.to_string())));
+        made.inspect_err(|failure| {
+            if failure.status >= 500 {
+                tracing::error!(error = %failure.what, "cannot answer over HTTP");
+            }
+        })
+        .map(|body| response(StatusCode::OK, kind, body))
+    }
+
+    async fn metrics(self: &Arc<Self>) -> Result<Response, Failure> {
+        let shared = Arc::clone(self);
+        let text = tokio::task::spawn_blocking(move || {
+            shared.measure();
+            TextEncoder::new().encode_to_string(&shared.state.registry.gather())
+        })
+        .await
+        .map_err(|panic| Failure::inside(panic.to_string()))?
+        .map_err(|error| Failure::inside(error.to_string()))?;
+        Ok(response(
+            StatusCode::OK,
+            prometheus::TEXT_FORMAT,
+            text.into_bytes(),
+        ))
+    }
+
+    /// Refreshes what is too dear to be kept up to date all the time.
+    fn measure(&self) {
+        let now_ms = self.state.clock.now_ms();
+        let last_ms = self.measured_ms.load(Ordering::Relaxed);
+        let due = last_ms == i64::MIN || (now_ms - last_ms).abs() >= MEASURED_EVERY_MS;
+        if due {
+            self.measured_ms.store(now_ms, Ordering::Relaxed);
+            let bytes = self.state.store.disk_bytes();
+            self.state
+                .metrics
+                .store_bytes
+                .set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// The probe: which parts can do their work? Strangers get no details.
+    async fn ready(&self, verbose: bool, known: bool) -> Response {
+        let parts = self.parts().await;
+        let ready = parts.iter().all(|part| part.ready);
+        let mut text = String::new();
+        for part in parts.iter().filter(|part| verbose || !part.ready) {
+            let mark = if part.ready { '+' } else { '-' };
+            // Writing to a String cannot fail.
+            let _infallible = if known {
+                writeln!(text, "[{mark}] {}: {}", part.name, part.detail)
+            } else {
+                writeln!(text, "[{mark}] {}", part.name)
+            };
+        }
+        text.push_str(if ready { "ready\n" } else { "not ready\n" });
+        let status = if ready {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        response(status, TEXT, text.into_bytes())
+    }
+
+    async fn parts(&self) -> [Part; 4] {
+        let store = self.state.store.clone();
+        let reading = tokio::task::spawn_blocking(move || store.ledger().map(drop));
+        let store = match tokio::time::timeout(STORE_ANSWERS_WITHIN, reading).await {
+            Ok(Ok(Ok(()))) => Part::new("store", true, "readable"),
+            Ok(Ok(Err(error))) => Part::new("store", false, vigie_actors::supervise::chain(&error)),
+            Ok(Err(panic)) => Part::new("store", false, panic.to_string()),
+            Err(_elapsed) => Part::new("store", false, "does not answer"),
+        };
+        let stream = match self.state.health.fatal().borrow().as_ref() {
+            None => {
+                let commits = self.state.health.commits();
+                Part::new("stream", true, format!("{commits} commits so far"))
+            }
+            Some(why) => Part::new("stream", false, format!("cannot go on: {why}")),
+        };
+        let listener = match self.state.mqtt_addr {
+            Some(addr) => Part::new("listener", true, addr.to_string()),
+            None => Part::new("listener", true, "none"),
+        };
+        let draining = if *self.state.draining.borrow() {
+            Part::new("draining", false, "the engine is shutting down")
+        } else {
+            Part::new("draining", true, "no")
+        };
+        [store, stream, listener, draining]
+    }
+}
+
+/// One line of the probe.
+#[derive(Debug)]
+struct Part {
+    name: &'static str,
+    ready: bool,
+    detail: String,
+}
+
+impl Part {
+    /// Whatever `detail` says stays on one line.
+    fn new(name: &'static str, ready: bool, detail: impl Into<String>) -> Self {
+        Self {
+            name,
+            ready,
+            detail: detail.into().replace(char::is_control, " "),
+        }
+    }
+}
+
+fn response(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+fn refusal(failure: &Failure) -> Response {
+    let status = StatusCode::from_u16(failure.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = response(status, JSON, failure.body());
+    let extra = match status {
+        StatusCode::UNAUTHORIZED => Some((WWW_AUTHENTICATE, "Bearer")),
+        StatusCode::METHOD_NOT_ALLOWED => Some((ALLOW, "GET, HEAD")),
+        _ => None,
+    };
+    if let Some((name, value)) = extra {
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// With the headers that every answer has.
+fn dressed(mut response: Response) -> Response {
+    for (name, value) in [
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (CONTENT_SECURITY_POLICY, CSP),
+        (REFERRER_POLICY, "no-referrer"),
+        (CACHE_CONTROL, "no-store"),
+    ] {
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+    response
+}

@@ -1,0 +1,626 @@
+//! The JSON of `/api/v1`: what may be asked, and the store's answer in bytes. Knows nothing of
+//! HTTP but status codes. A list is written page by page, so an answer is bounded whatever it
+//! lists.
+
+use std::fmt::Write as _;
+
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+use vigie_actors::alert::text::sentence;
+use vigie_actors::quantity::Catalogue;
+use vigie_actors::reading::Identity;
+use vigie_actors::score::incident::Incident;
+use vigie_actors::score::rules::{Rule, Verdict};
+use vigie_actors::score::scorer::IncidentMemory;
+use vigie_actors::stats::state::SensorState;
+use vigie_actors::store;
+use vigie_actors::store::embedded::{Embedded, Page, StoredReading};
+use vigie_actors::store::row::{self, StoredValue};
+use vigie_actors::supervise::chain;
+use vigie_wire::SensorId;
+
+/// Items in a list if the question does not say.
+const LIMIT: usize = 100;
+/// Items in a list at most.
+const MOST: usize = 10_000;
+/// Items read from the store at a time.
+const CHUNK: usize = 512;
+/// An answer that has grown beyond this ends early, with the cursor to its rest.
+const LARGEST: usize = 4 << 20;
+
+/// Why there is no answer, for the person who asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// HTTP status.
+    pub(super) status: u16,
+    /// What is wrong.
+    pub(super) what: String,
+    /// What to do about it.
+    pub(super) fix: String,
+}
+
+impl Failure {
+    pub(super) fn new(status: u16, what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self {
+            status,
+            what: what.into(),
+            fix: fix.into(),
+        }
+    }
+
+    /// Something is wrong in here, not with the question.
+    pub(super) fn inside(what: impl Into<String>) -> Self {
+        Self::new(
+            500,
+            what,
+            "see the engine's log; if it stays so, restart the engine",
+        )
+    }
+
+    /// `{"error":{"what":"…","fix":"…"}}`.
+    pub(super) fn body(&self) -> Vec<u8> {
+        serde_json::json!({ "error": { "what": self.what, "fix": self.fix } })
+            .to_string()
+            .into_bytes()
+    }
+}
+
+impl From<store::Error> for Failure {
+    fn from(error: store::Error) -> Self {
+        Self::inside(chain(&error))
+    }
+}
+
+/// What a question may hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Query {
+    /// Times from this on, …
+    from_ms: i64,
+    /// … and before this.
+    to_ms: i64,
+    /// Items at most.
+    limit: usize,
+    /// Where the list before ended.
+    cursor: Option<Vec<u8>>,
+    /// Details, please.
+    pub(super) verbose: bool,
+}
+
+impl Query {
+    /// Reads `pairs`, of which only those in `known` are allowed.
+    pub(super) fn parse(pairs: &[(String, String)], known: &[&str]) -> Result<Self, Failure> {
+        let strangers: Vec<&str> = pairs
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .filter(|name| !known.contains(name))
+            .collect();
+        if !strangers.is_empty() {
+            let fix = if known.is_empty() {
+                "leave it out: none is known here".to_owned()
+            } else {
+                format!("known here: {}", known.join(", "))
+            };
+            let what = format!("unknown parameter: {}", strangers.join(", "));
+            return Err(Failure::new(400, what, fix));
+        }
+        let mut query = Self {
+            from_ms: 0,
+            to_ms: i64::MAX,
+            limit: LIMIT,
+            cursor: None,
+            verbose: false,
+        };
+        for (index, (name, value)) in pairs.iter().enumerate() {
+            if pairs[..index].iter().any(|(before, _)| before == name) {
+                return Err(Failure::new(
+                    400,
+                    format!("{name} is given twice"),
+                    "give it once",
+                ));
+            }
+            match name.as_str() {
+                "from" => query.from_ms = time(name, value)?,
+                "to" => query.to_ms = time(name, value)?,
+                "limit" => query.limit = limit(value)?,
+                "cursor" => query.cursor = Some(unhex(value).ok_or_else(bad_cursor)?),
+                "verbose" => query.verbose = true,
+                _ => {}
+            }
+        }
+        Ok(query)
+    }
+
+    fn span(&self) -> (i64, i64) {
+        (self.from_ms, self.to_ms)
+    }
+}
+
+fn time(name: &str, value: &str) -> Result<i64, Failure> {
+    value.parse().map_err(|_| {
+        Failure::new(
+            400,
+            format!("{name}={value} is not a time"),
+            "give milliseconds since 1970 UTC, such as 1790000000000",
+        )
+    })
+}
+
+fn limit(value: &str) -> Result<usize, Failure> {
+    value
+        .parse()
+        .ok()
+        .filter(|limit| (1..=MOST).contains(limit))
+        .ok_or_else(|| {
+            Failure::new(
+                400,
+                format!("limit={value} is out of range"),
+                format!("give 1 to {MOST}, and go on with the cursor in next"),
+            )
+        })
+}
+
+fn bad_cursor() -> Failure {
+    Failure::new(
+        400,
+        "the cursor is not one of this list",
+        "pass next as it was given, unchanged",
+    )
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _infallible = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+/// Inverse of [`hex`]: lower-case only, so that a place in a list has one name.
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    if pairs.is_empty() || !rest.is_empty() {
+        return None;
+    }
+    pairs
+        .iter()
+        .map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?))
+        .collect()
+}
+
+fn put(body: &mut Vec<u8>, item: &impl Serialize) -> Result<(), Failure> {
+    serde_json::to_writer(body, item).map_err(|error| Failure::inside(error.to_string()))
+}
+
+/// Writes `{"<name>":[…],"next":…}`.
+fn list<T>(
+    name: &str,
+    query: &Query,
+    mut read: impl FnMut(Option<&[u8]>, usize) -> Result<Page<T>, store::Error>,
+    mut show: impl FnMut(&mut Vec<u8>, T) -> Result<(), Failure>,
+) -> Result<Vec<u8>, Failure> {
+    let mut body = format!("{{\"{name}\":[").into_bytes();
+    let mut left = query.limit;
+    let mut cursor = query.cursor.clone();
+    let mut first = true;
+    loop {
+        let page = read(cursor.as_deref(), left.min(CHUNK))?;
+        left -= page.items.len();
+        cursor = page.next;
+        for item in page.items {
+            if !std::mem::take(&mut first) {
+                body.push(b',');
+            }
+            show(&mut body, item)?;
+        }
+        if cursor.is_none() || left == 0 || body.len() > LARGEST {
+            break;
+        }
+    }
+    body.extend_from_slice(b"],\"next\":");
+    put(&mut body, &cursor.as_deref().map(hex))?;
+    body.push(b'}');
+    Ok(body)
+}
+
+fn seconds(ms: i64) -> f64 {
+    ms as f64 / 1000.0
+}
+
+/// Values under the names of their quantities.
+struct Values<'a>(&'a Catalogue, &'a [StoredValue]);
+
+impl Serialize for Values<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for value in self.1 {
+            if let Some(spec) = self.0.get(value.quantity) {
+                map.serialize_entry(&spec.name, &value.value)?;
+            }
+        }
+        map.end()
+    }
+}
+
+/// z-scores under the names of their quantities.
+struct Zs<'a>(&'a Catalogue, &'a [StoredValue]);
+
+impl Serialize for Zs<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for value in self.1 {
+            if let Some(spec) = self.0.get(value.quantity) {
+                map.serialize_entry(&spec.name, &value.z)?;
+            }
+        }
+        map.end()
+    }
+}
+
+#[derive(Serialize)]
+struct OpenIncident {
+    id: String,
+    severity: &'static str,
+    rule: &'static str,
+    opened: i64,
+}
+
+#[derive(Serialize)]
+struct Sensor<'a> {
+    id: &'a str,
+    last_seen: Option<i64>,
+    expected_interval_s: Option<f64>,
+    readings: u64,
+    missing: u64,
+    #[serde(flatten)]
+    values: Values<'a>,
+    score: Option<f32>,
+    anomaly: bool,
+    incident: Option<OpenIncident>,
+}
+
+/// `GET /api/v1/sensors`. `missing` is as of the last snapshot of the sensor's state, the rest as
+/// of its newest reading.
+pub(super) fn sensors(
+    store: &Embedded,
+    catalogue: &Catalogue,
+    query: &Query,
+) -> Result<Vec<u8>, Failure> {
+    let is_id = |cursor: &Vec<u8>| {
+        std::str::from_utf8(cursor).is_ok_and(|id| SensorId::try_from(id).is_ok())
+    };
+    if !query.cursor.iter().all(is_id) {
+        return Err(bad_cursor());
+    }
+    list(
+        "sensors",
+        query,
+        |after, limit| store.sensors(after, limit),
+        |body, id| {
+            let mut state = store.snapshot(&id)?.unwrap_or_default();
+            let newest = store.newest(&id)?;
+            let incident = store
+                .current_incident(&id)?
+                .filter(|incident| incident.resolved_ms.is_none());
+            put(
+                body,
+                &sensor(
+                    &id,
+                    &mut state,
+                    newest.as_ref(),
+                    incident.as_ref(),
+                    catalogue,
+                ),
+            )
+        },
+    )
+}
+
+fn sensor<'a>(
+    id: &'a SensorId,
+    state: &mut SensorState,
+    newest: Option<&'a StoredReading>,
+    incident: Option<&Incident>,
+    catalogue: &'a Catalogue,
+) -> Sensor<'a> {
+    let mut last_seen = (state.entered > 0).then_some(state.received_ms);
+    let mut readings = state.entered;
+    if let Some(newest) = newest {
+        last_seen = last_seen.max(Some(newest.order_ms + newest.row.delay_ms));
+        readings = readings.max(newest.row.entered);
+        if !newest.row.late {
+            state.next_s = newest.row.next_s;
+        }
+    }
+    Sensor {
+        id: id.as_str(),
+        last_seen,
+        expected_interval_s: state.expected_gap_ms().map(seconds),
+        readings,
+        missing: state.recent.missing,
+        values: Values(catalogue, newest.map_or(&[], |newest| &newest.row.values)),
+        score: newest.map(|newest| newest.row.score),
+        anomaly: newest.is_some_and(|newest| newest.row.anomaly),
+        incident: incident.map(|incident| OpenIncident {
+            id: incident.id(),
+            severity: incident.severity.name(),
+            rule: incident.first.rule.name(),
+            opened: incident.opened_ms,
+        }),
+    }
+}
+
+#[derive(Serialize)]
+struct Reading<'a> {
+    t: i64,
+    received: i64,
+    boot: Option<&'a str>,
+    seq: Option<u64>,
+    #[serde(flatten)]
+    values: Values<'a>,
+    z: Zs<'a>,
+    score: f32,
+    anomaly: bool,
+    late: bool,
+}
+
+/// `GET /api/v1/sensors/{id}/readings`: oldest first. `t` is the reading's place in the order of
+/// its sensor, which `from` and `to` speak of as well.
+pub(super) fn readings(
+    store: &Embedded,
+    catalogue: &Catalogue,
+    id: &str,
+    query: &Query,
+) -> Result<Vec<u8>, Failure> {
+    let sensor = SensorId::try_from(id).map_err(|error| {
+        Failure::new(
+            400,
+            format!("not a sensor id: {error}"),
+            "give 1 to 64 letters, digits, '_', ':' or '-'",
+        )
+    })?;
+    if let Some(cursor) = &query.cursor {
+        let key = [row::sensor_prefix(&sensor).as_slice(), cursor].concat();
+        row::split_reading_key(&sensor, &key).map_err(|_| bad_cursor())?;
+    }
+    if store.snapshot(&sensor)?.is_none() && store.newest(&sensor)?.is_none() {
+        return Err(Failure::new(
+            404,
+            format!("no sensor {sensor} has ever sent a reading"),
+            "/api/v1/sensors lists those that have",
+        ));
+    }
+    list(
+        "readings",
+        query,
+        |after, limit| store.readings(&sensor, query.span(), after, limit),
+        |body, stored| {
+            let identity = match &stored.identity {
+                Identity::Sequence { boot, seq } => Some((boot, *seq)),
+                Identity::Payload(_) | Identity::Unique(_) => None,
+            };
+            let row = &stored.row;
+            put(
+                body,
+                &Reading {
+                    t: stored.order_ms,
+                    received: stored.order_ms + row.delay_ms,
+                    boot: identity.map(|(boot, _)| boot.as_str()),
+                    seq: identity.map(|(_, seq)| seq),
+                    values: Values(catalogue, &row.values),
+                    z: Zs(catalogue, &row.values),
+                    score: row.score,
+                    anomaly: row.anomaly,
+                    late: row.late,
+                },
+            )
+        },
+    )
+}
+
+#[derive(Serialize)]
+struct Anomaly<'a> {
+    t: i64,
+    sensor: &'a str,
+    rule: &'static str,
+    quantity: Option<&'a str>,
+    observed: f64,
+    expected: f64,
+    line: f64,
+    ratio: f64,
+    unit: &'a str,
+    severity: &'static str,
+    since: i64,
+    text: String,
+}
+
+/// Name and unit of what a verdict speaks of.
+fn subject<'a>(verdict: &Verdict, catalogue: &'a Catalogue) -> (Option<&'a str>, &'a str) {
+    let spec = verdict.quantity.and_then(|id| catalogue.get(id));
+    let unit = match (verdict.rule, spec) {
+        (Rule::Silence, _) => "s",
+        (_, Some(spec)) => spec.unit.as_str(),
+        (_, None) => "",
+    };
+    (spec.map(|spec| spec.name.as_str()), unit)
+}
+
+/// `GET /api/v1/anomalies`: oldest first.
+pub(super) fn anomalies(
+    store: &Embedded,
+    catalogue: &Catalogue,
+    query: &Query,
+) -> Result<Vec<u8>, Failure> {
+    if query
+        .cursor
+        .as_ref()
+        .is_some_and(|cursor| row::split_by_time_key(cursor).is_err())
+    {
+        return Err(bad_cursor());
+    }
+    list(
+        "anomalies",
+        query,
+        |after, limit| store.anomalies(query.span(), after, limit),
+        |body, stored| {
+            let verdict = &stored.verdict;
+            let (quantity, unit) = subject(verdict, catalogue);
+            put(
+                body,
+                &Anomaly {
+                    t: stored.time_ms,
+                    sensor: stored.sensor.as_str(),
+                    rule: verdict.rule.name(),
+                    quantity,
+                    observed: verdict.observed,
+                    expected: verdict.expected,
+                    line: verdict.line,
+                    ratio: verdict.ratio,
+                    unit,
+                    severity: verdict.severity().name(),
+                    since: verdict.since_ms,
+                    text: sentence(verdict, catalogue),
+                },
+            )
+        },
+    )
+}
+
+#[derive(Serialize)]
+struct Episode<'a> {
+    id: String,
+    sensor: &'a str,
+    opened: i64,
+    resolved: Option<i64>,
+    severity: &'static str,
+    rule: &'static str,
+    quantity: Option<&'a str>,
+    anomalies: u32,
+    text: String,
+}
+
+/// `GET /api/v1/incidents`: oldest first, by the time of their opening.
+pub(super) fn incidents(
+    store: &Embedded,
+    catalogue: &Catalogue,
+    query: &Query,
+) -> Result<Vec<u8>, Failure> {
+    let incidents = if query.from_ms < query.to_ms {
+        store.incidents(query.span())?
+    } else {
+        Vec::new()
+    };
+    let episodes: Vec<Episode<'_>> = incidents
+        .iter()
+        .map(|incident| Episode {
+            id: incident.id(),
+            sensor: incident.sensor.as_str(),
+            opened: incident.opened_ms,
+            resolved: incident.resolved_ms,
+            severity: incident.severity.name(),
+            rule: incident.first.rule.name(),
+            quantity: subject(&incident.first, catalogue).0,
+            anomalies: incident.anomalies,
+            text: sentence(&incident.first, catalogue),
+        })
+        .collect();
+    let mut body = b"{\"incidents\":".to_vec();
+    put(&mut body, &episodes)?;
+    body.push(b'}');
+    Ok(body)
+}
+
+#[derive(Serialize)]
+struct Sums {
+    received: u64,
+    #[serde(flatten)]
+    ledger: store::Ledger,
+}
+
+/// `GET /api/v1/ledger`: received = stored + duplicate + all of quarantined.
+pub(super) fn ledger(store: &Embedded) -> Result<Vec<u8>, Failure> {
+    let ledger = store.ledger()?;
+    let mut body = Vec::new();
+    put(
+        &mut body,
+        &Sums {
+            received: ledger.received(),
+            ledger,
+        },
+    )?;
+    Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(pairs: &[(&str, &str)]) -> Result<Query, Failure> {
+        let pairs: Vec<(String, String)> = pairs
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()))
+            .collect();
+        Query::parse(&pairs, &["from", "to", "limit", "cursor"])
+    }
+
+    #[test]
+    fn questions_have_defaults_and_limits() {
+        let all = Query {
+            from_ms: 0,
+            to_ms: i64::MAX,
+            limit: 100,
+            cursor: None,
+            verbose: false,
+        };
+        assert_eq!(parse(&[]), Ok(all.clone()));
+        assert_eq!(
+            parse(&[
+                ("from", "-5"),
+                ("to", "7"),
+                ("limit", "10000"),
+                ("cursor", "00ff")
+            ]),
+            Ok(Query {
+                from_ms: -5,
+                to_ms: 7,
+                limit: 10_000,
+                cursor: Some(vec![0, 255]),
+                verbose: false
+            })
+        );
+        for wrong in [
+            ("limit", "0"),
+            ("limit", "10001"),
+            ("limit", "-1"),
+            ("limit", ""),
+            ("from", "yesterday"),
+            ("to", "1e3"),
+            ("cursor", ""),
+            ("cursor", "abc"),
+            ("cursor", "zz"),
+            ("cursor", "FF"),
+            ("cursor", "é"),
+            ("form", "1"),
+        ] {
+            let failure = parse(&[wrong]).unwrap_err();
+            assert_eq!(failure.status, 400, "{wrong:?}");
+            assert!(!failure.fix.is_empty());
+        }
+        assert_eq!(
+            parse(&[("limit", "1"), ("limit", "1")]).unwrap_err().status,
+            400
+        );
+    }
+
+    #[test]
+    fn hex_comes_back() {
+        let bytes: Vec<u8> = (0..=u8::MAX).collect();
+        assert_eq!(unhex(&hex(&bytes)), Some(bytes));
+    }
+}

@@ -1,0 +1,745 @@
+//! A real server on a real socket over a real store, asked by a client that knows just enough HTTP.
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use vigie_actors::clock::ManualClock;
+use vigie_actors::metrics::BoardConfig;
+use vigie_actors::reading::{Identity, Reading};
+use vigie_actors::score::incident::Incident;
+use vigie_actors::score::rules::{Rule, Severity, Verdict};
+use vigie_actors::stats::state::SensorState;
+use vigie_actors::store::row::{Row, StoredValue};
+use vigie_actors::store::{self, Ledger};
+use vigie_wire::{HUMIDITY, SensorId, TEMPERATURE};
+
+use super::*;
+
+/// What [`verdict`] says.
+const STEP: &str = "temperature 31.42 °C, expected 21.3 °C (line 21.9 °C, 16.9 × its distance)";
+
+/// When the fixtures begin.
+const T0: i64 = 1_790_000_000_000;
+
+fn id(text: &str) -> SensorId {
+    text.try_into().unwrap()
+}
+
+fn reading(sensor: &str, number: u64, order_ms: i64) -> (Reading, Row) {
+    let values = [(TEMPERATURE, 21.4, 0.12), (HUMIDITY, 0.1 + 0.2, -1.5)];
+    let reading = Reading {
+        sensor: id(sensor),
+        device_ms: Some(order_ms),
+        received_ms: order_ms + 5,
+        order_ms,
+        identity: Identity::Sequence {
+            boot: "9f3a".try_into().unwrap(),
+            seq: number,
+        },
+        next_s: Some(10),
+        values: values
+            .iter()
+            .map(|(quantity, value, _)| (*quantity, *value))
+            .collect(),
+    };
+    let row = Row {
+        entered: number,
+        late: false,
+        anomaly: false,
+        score: 0.2,
+        generation: 0,
+        delay_ms: 5,
+        ahead_ms: Some(0),
+        next_s: Some(10),
+        values: values
+            .iter()
+            .map(|(quantity, value, z)| StoredValue {
+                quantity: *quantity,
+                value: *value,
+                z: *z,
+            })
+            .collect(),
+    };
+    (reading, row)
+}
+
+fn verdict() -> Verdict {
+    Verdict {
+        rule: Rule::Step,
+        quantity: Some(TEMPERATURE),
+        observed: 31.42,
+        expected: 21.3,
+        line: 21.9,
+        ratio: 16.87,
+        since_ms: T0,
+    }
+}
+
+/// C001 has 23 readings, pairs of them at the same time; C002 has 1,300, of which the newest has no
+/// number; C:3 has a state only.
+fn fill(store: &Embedded) {
+    let mut write = store.write();
+    for number in 0..23_u64 {
+        let (reading, row) = reading("C001", number, T0 + number.cast_signed() / 2 * 1000);
+        write.reading(&reading, &row).unwrap();
+    }
+    for number in 0..1_300_u64 {
+        let (mut reading, row) = reading("C002", number, T0 + number.cast_signed());
+        if number == 1_299 {
+            reading.identity = Identity::Payload(7);
+        }
+        write.reading(&reading, &row).unwrap();
+    }
+    let mut state = SensorState::default();
+    write.state(&id("C:3"), store::encode_state(&state).unwrap());
+    write.state(&id("C002"), store::encode_state(&state).unwrap());
+    state.entered = 20;
+    state.received_ms = T0;
+    state.recent.missing = 3;
+    write.state(&id("C001"), store::encode_state(&state).unwrap());
+
+    let silence = Verdict {
+        rule: Rule::Silence,
+        quantity: None,
+        observed: 60.0,
+        expected: 10.0,
+        line: 40.0,
+        ratio: 3.0,
+        since_ms: T0,
+    };
+    for (at_ms, sensor, verdict) in [
+        (T0 + 1, "C001", &verdict()),
+        (T0 + 1, "C002", &verdict()),
+        (T0 + 2, "C001", &silence),
+    ] {
+        write.anomaly(at_ms, &id(sensor), b"tail", verdict).unwrap();
+    }
+    for (sensor, opened_ms, resolved_ms) in [("C001", T0 + 1, None), ("C002", T0 + 2, Some(T0 + 9))]
+    {
+        let incident = Incident {
+            sensor: id(sensor),
+            opened_ms,
+            last_ms: opened_ms,
+            resolved_ms,
+            first: verdict(),
+            worst: verdict(),
+            severity: Severity::Critical,
+            anomalies: 2,
+            silent: false,
+            notices: 1,
+        };
+        write.incident(&incident).unwrap();
+    }
+    let ledger = Ledger {
+        stored: 1_323,
+        duplicate: 2,
+        quarantined: [("malformed".to_owned(), 4)].into(),
+        anomalies: 3,
+        ..Ledger::default()
+    };
+    write.ledger(&ledger).unwrap();
+    write.commit().unwrap();
+}
+
+struct Fixture {
+    addr: SocketAddr,
+    clock: ManualClock,
+    health: Arc<Health>,
+    metrics: Metrics,
+    draining: watch::Sender<bool>,
+    stop: watch::Sender<bool>,
+    running: tokio::task::JoinHandle<()>,
+    _dir: TempDir,
+}
+
+async fn serve(token: Option<&str>, limits: Limits) -> Fixture {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Embedded::open(dir.path(), &store::Config::default()).unwrap();
+    fill(&store);
+    let catalogue = Arc::new(Catalogue::default());
+    let registry = Registry::new();
+    let metrics = Metrics::new(&registry, &catalogue, BoardConfig::default()).unwrap();
+    let latest = vigie_actors::metrics::Latest {
+        received_ms: T0,
+        expected_ms: Some(10_000),
+        score: 0.2,
+        values: vec![(TEMPERATURE, 21.4, 0.12)],
+    };
+    metrics.board.update(T0, [(id("C001"), latest)]);
+    let clock = ManualClock::at(T0);
+    let health = Arc::new(Health::default());
+    let (draining, is_draining) = watch::channel(false);
+    let (stop, stopped) = watch::channel(false);
+    let mut server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    server.limits = limits;
+    let addr = server.local_addr();
+    let state = State {
+        store,
+        catalogue,
+        registry,
+        metrics: metrics.clone(),
+        health: Arc::clone(&health),
+        clock: Arc::new(clock.clone()),
+        token: token.map(Into::into),
+        mqtt_addr: Some("127.0.0.1:1883".parse().unwrap()),
+        draining: is_draining,
+    };
+    let running = tokio::spawn(server.run(state, stopped));
+    Fixture {
+        addr,
+        clock,
+        health,
+        metrics,
+        draining,
+        stop,
+        running,
+        _dir: dir,
+    }
+}
+
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    headers: HashMap<String, String>,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        assert_eq!(
+            self.headers["content-type"], "application/json",
+            "{}",
+            self.body
+        );
+        serde_json::from_str(&self.body).unwrap()
+    }
+}
+
+impl Fixture {
+    async fn ask(&self, method: &str, path: &str, headers: &str) -> Answer {
+        let mut stream = TcpStream::connect(self.addr).await.unwrap();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: vigie\r\nconnection: close\r\n{headers}\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).await.unwrap();
+        let text = String::from_utf8(bytes).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let mut lines = head.lines();
+        let status = lines
+            .next()
+            .unwrap()
+            .split(' ')
+            .nth(1)
+            .unwrap()
+            .parse()
+            .unwrap();
+        let headers = lines
+            .filter_map(|line| line.split_once(": "))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        Answer {
+            status,
+            headers,
+            body: body.to_owned(),
+        }
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.ask("GET", path, "").await
+    }
+
+    /// All items of a list, page by page.
+    async fn pages(&self, path: &str, name: &str, limit: usize) -> Vec<Value> {
+        let join = if path.contains('?') { '&' } else { '?' };
+        let mut items = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let answer = self
+                .get(&format!("{path}{join}limit={limit}{cursor}"))
+                .await;
+            assert_eq!(answer.status, 200, "{}", answer.body);
+            let page = answer.json();
+            let page_items = page[name].as_array().unwrap();
+            assert!(page_items.len() <= limit);
+            items.extend_from_slice(page_items);
+            match page["next"].as_str() {
+                Some(next) => {
+                    assert_eq!(page_items.len(), limit);
+                    cursor = format!("&cursor={next}");
+                }
+                None => return items,
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn pages_visit_each_reading_once() {
+    let server = serve(None, Limits::default()).await;
+    let number = |item: &Value| (item["t"].as_i64().unwrap(), item["seq"].as_u64());
+    for limit in [1, 3, 23, 1000] {
+        let items = server
+            .pages("/api/v1/sensors/C001/readings", "readings", limit)
+            .await;
+        let seen: Vec<_> = items.iter().map(number).collect();
+        let expect: Vec<_> = (0..23_i64)
+            .map(|n| (T0 + n / 2 * 1000, Some(n.cast_unsigned())))
+            .collect();
+        assert_eq!(seen, expect, "limit {limit}");
+        let items = server.pages("/api/v1/anomalies", "anomalies", limit).await;
+        let seen: Vec<_> = items
+            .iter()
+            .map(|item| item["sensor"].as_str().unwrap())
+            .collect();
+        assert_eq!(seen, ["C001", "C002", "C001"], "limit {limit}");
+        let items = server.pages("/api/v1/sensors", "sensors", limit).await;
+        let seen: Vec<_> = items
+            .iter()
+            .map(|item| item["id"].as_str().unwrap())
+            .collect();
+        assert_eq!(seen, ["C001", "C002", "C:3"], "limit {limit}");
+    }
+    // More than is read from the store at a time.
+    for limit in [700, 10_000] {
+        let items = server
+            .pages("/api/v1/sensors/C002/readings", "readings", limit)
+            .await;
+        let seen: HashSet<_> = items.iter().map(number).collect();
+        assert_eq!((items.len(), seen.len()), (1_300, 1_300), "limit {limit}");
+    }
+    // From is included, to is not.
+    let span = format!("from={}&to={}", T0 + 1000, T0 + 3000);
+    for limit in [1, 3, 1000] {
+        let path = format!("/api/v1/sensors/C001/readings?{span}");
+        let items = server.pages(&path, "readings", limit).await;
+        let seen: Vec<_> = items
+            .iter()
+            .map(|item| item["seq"].as_u64().unwrap())
+            .collect();
+        assert_eq!(seen, [2, 3, 4, 5], "limit {limit}");
+    }
+    let path = format!("/api/v1/anomalies?from={}&to={}", T0 + 2, T0 + 1);
+    assert_eq!(
+        server.get(&path).await.body,
+        r#"{"anomalies":[],"next":null}"#
+    );
+    let path = format!("/api/v1/incidents?from={}&to={}", T0 + 2, T0 + 1);
+    assert_eq!(server.get(&path).await.body, r#"{"incidents":[]}"#);
+}
+
+#[tokio::test]
+async fn shapes_are_exact() {
+    let server = serve(None, Limits::default()).await;
+    // Time, boot and number of the last reading on the page.
+    let time = (T0 + 1000).cast_unsigned() ^ (1 << 63);
+    let cursor = format!("{time:016x}3966336100000000{:016x}", 2);
+    let path = format!("/api/v1/sensors/C001/readings?limit=1&from={}", T0 + 1000);
+    assert_eq!(
+        server.get(&path).await.body,
+        [
+            r#"{"readings":[{"t":1790000001000,"received":1790000001005,"boot":"9f3a","seq":2,"#,
+            r#""temperature":21.4,"humidity":0.30000000000000004,"#,
+            r#""z":{"temperature":0.12,"humidity":-1.5},"score":0.2,"anomaly":false,"#,
+            r#""late":false}],"next":""#,
+            &cursor,
+            r#""}"#,
+        ]
+        .concat()
+    );
+    let last = server
+        .get("/api/v1/sensors/C002/readings?from=1790000001299")
+        .await
+        .json();
+    assert_eq!(
+        (&last["readings"][0]["boot"], &last["readings"][0]["seq"]),
+        (&json!(null), &json!(null))
+    );
+    assert_eq!(
+        server.get("/api/v1/sensors").await.body,
+        concat!(
+            r#"{"sensors":[{"id":"C001","last_seen":1790000011005,"expected_interval_s":10.0,"#,
+            r#""readings":22,"missing":3,"temperature":21.4,"humidity":0.30000000000000004,"#,
+            r#""score":0.2,"anomaly":false,"incident":{"id":"C001-1790000000001","#,
+            r#""severity":"critical","rule":"step","opened":1790000000001}},"#,
+            r#"{"id":"C002","last_seen":1790000001304,"expected_interval_s":10.0,"#,
+            r#""readings":1299,"missing":0,"temperature":21.4,"humidity":0.30000000000000004,"#,
+            r#""score":0.2,"anomaly":false,"incident":null},"#,
+            r#"{"id":"C:3","last_seen":null,"expected_interval_s":null,"readings":0,"missing":0,"#,
+            r#""score":null,"anomaly":false,"incident":null}],"next":null}"#,
+        )
+    );
+    assert_eq!(
+        server
+            .get("/api/v1/anomalies?from=1790000000001")
+            .await
+            .json()["anomalies"]
+            .as_array()
+            .map(|anomalies| (anomalies[0].to_string(), anomalies[2].to_string())),
+        Some((
+            json!({
+                "t": T0 + 1, "sensor": "C001", "rule": "step", "quantity": "temperature",
+                "observed": 31.42, "expected": 21.3, "line": 21.9, "ratio": 16.87, "unit": "°C",
+                "severity": "critical", "since": T0,
+                "text": STEP,
+            })
+            .to_string(),
+            json!({
+                "t": T0 + 2, "sensor": "C001", "rule": "silence", "quantity": null,
+                "observed": 60.0, "expected": 10.0, "line": 40.0, "ratio": 3.0, "unit": "s",
+                "severity": "critical", "since": T0,
+                "text": "no reading for 60 s, expected one every 10 s (line 40 s)",
+            })
+            .to_string(),
+        ))
+    );
+    let incident = |sensor: &str, opened: i64, resolved: Value| {
+        json!({
+            "id": format!("{sensor}-{opened}"), "sensor": sensor, "opened": opened,
+            "resolved": resolved, "severity": "critical", "rule": "step",
+            "quantity": "temperature", "anomalies": 2,
+            "text": STEP,
+        })
+    };
+    assert_eq!(
+        server.get("/api/v1/incidents").await.json(),
+        json!({ "incidents": [
+            incident("C001", T0 + 1, json!(null)),
+            incident("C002", T0 + 2, json!(T0 + 9)),
+        ] })
+    );
+    assert_eq!(
+        server.get("/api/v1/ledger").await.body,
+        concat!(
+            r#"{"received":1329,"stored":1323,"late":0,"duplicate":2,"#,
+            r#""quarantined":{"malformed":4},"missing":0,"anomalies":3}"#,
+        )
+    );
+    // Ids may be escaped, as some clients do with the colon.
+    assert_eq!(
+        server.get("/api/v1/sensors/C%3a3/readings").await.body,
+        r#"{"readings":[],"next":null}"#
+    );
+}
+
+#[tokio::test]
+async fn errors_say_what_to_do() {
+    let server = serve(None, Limits::default()).await;
+    for (method, path, status, part) in [
+        ("GET", "/nowhere", 404, "/ shows"),
+        ("GET", "/api/v1/sensors/", 404, "/ shows"),
+        ("GET", "//", 404, "/ shows"),
+        ("POST", "/nowhere", 404, "/ shows"),
+        ("POST", "/api/v1/sensors", 405, "GET or HEAD"),
+        ("DELETE", "/", 405, "GET or HEAD"),
+        (
+            "GET",
+            "/api/v1/sensors?form=1&to=2",
+            400,
+            "unknown parameter: form, to",
+        ),
+        (
+            "GET",
+            "/api/v1/sensors?form=1",
+            400,
+            "known here: limit, cursor",
+        ),
+        ("GET", "/api/v1/ledger?x", 400, "unknown parameter: x"),
+        ("GET", "/api/v1/sensors?limit=0", 400, "give 1 to 10000"),
+        ("GET", "/api/v1/sensors?cursor=2f", 400, "cursor"),
+        ("GET", "/api/v1/anomalies?cursor=00", 400, "cursor"),
+        ("GET", "/api/v1/anomalies?from=noon", 400, "milliseconds"),
+        (
+            "GET",
+            "/api/v1/sensors/C001/readings?cursor=8000",
+            400,
+            "cursor",
+        ),
+        (
+            "GET",
+            "/api/v1/sensors/C001/readings?limit=x",
+            400,
+            "limit=x",
+        ),
+        ("GET", "/api/v1/sensors/C9/readings", 404, "C9"),
+        ("GET", "/api/v1/sensors/a.b/readings", 400, "sensor id"),
+        ("GET", "/api/v1/sensors/%00%ff/readings", 400, "sensor id"),
+        ("GET", "/api/v1/sensors/%/readings", 400, "sensor id"),
+        ("GET", "/api/v1/sensors//readings", 400, "sensor id"),
+    ] {
+        let answer = server.ask(method, path, "").await;
+        assert_eq!(answer.status, status, "{method} {path}: {}", answer.body);
+        let error = &answer.json()["error"];
+        let (what, fix) = (
+            error["what"].as_str().unwrap(),
+            error["fix"].as_str().unwrap(),
+        );
+        assert!(
+            format!("{what}; {fix}").contains(part),
+            "{method} {path}: {what}; {fix}"
+        );
+        assert!(!what.is_empty() && !fix.is_empty());
+        assert_eq!(answer.headers.contains_key("allow"), status == 405);
+    }
+}
+
+#[tokio::test]
+async fn every_answer_is_guarded() {
+    let server = serve(None, Limits::default()).await;
+    for path in ["/", "/metrics", "/livez", "/api/v1/ledger", "/nowhere"] {
+        let answer = server.get(path).await;
+        assert_eq!(
+            answer.headers["x-content-type-options"], "nosniff",
+            "{path}"
+        );
+        assert!(
+            answer.headers["content-security-policy"]
+                .starts_with("default-src 'none'; style-src 'unsafe-inline'"),
+            "{path}"
+        );
+        let head = server.ask("HEAD", path, "").await;
+        assert_eq!(
+            (head.status, head.body.as_str()),
+            (answer.status, ""),
+            "{path}"
+        );
+        assert_eq!(
+            head.headers["content-type"], answer.headers["content-type"],
+            "{path}"
+        );
+    }
+    let page = server.get("/").await;
+    assert_eq!(page.headers["content-type"], "text/html; charset=utf-8");
+    for part in [
+        "<title>Vigie</title>",
+        "/metrics",
+        "/api/v1/anomalies",
+        "<td>1329</td>",
+    ] {
+        assert!(page.body.contains(part), "{part}");
+    }
+}
+
+#[tokio::test]
+async fn the_token_opens_all_but_the_probes() {
+    let server = serve(Some("open sesame"), Limits::default()).await;
+    for path in [
+        "/",
+        "/metrics",
+        "/api/v1/sensors",
+        "/api/v1/ledger",
+        "/nowhere",
+    ] {
+        for wrong in [
+            "",
+            "authorization: Bearer\r\n",
+            "authorization: Bearer open sesam\r\n",
+            "authorization: Bearer open sesame2\r\n",
+            "authorization: Bearer \r\n",
+            "authorization: Basic open sesame\r\n",
+        ] {
+            let answer = server.ask("GET", path, wrong).await;
+            assert_eq!(answer.status, 401, "{path} {wrong}");
+            assert_eq!(answer.headers["www-authenticate"], "Bearer");
+            assert!(!answer.body.contains("sesame"));
+        }
+        let right = server
+            .ask("GET", path, "Authorization: bearer open sesame\r\n")
+            .await;
+        assert_eq!(
+            right.status,
+            if path == "/nowhere" { 404 } else { 200 },
+            "{path}"
+        );
+    }
+    for path in ["/livez", "/healthz", "/readyz"] {
+        assert_eq!(server.get(path).await.status, 200, "{path}");
+    }
+    assert_eq!(
+        server.get("/readyz?verbose").await.body,
+        "[+] store\n[+] stream\n[+] listener\n[+] draining\nready\n",
+        "no details for strangers"
+    );
+}
+
+#[tokio::test]
+async fn probes_tell_part_by_part() {
+    let server = serve(None, Limits::default()).await;
+    assert_eq!(server.get("/livez").await.body, "ok\n");
+    assert_eq!(server.get("/readyz").await.body, "ready\n");
+    server.health.committed();
+    assert_eq!(
+        server.get("/readyz?verbose").await.body,
+        "[+] store: readable\n[+] stream: 1 commits so far\n\
+         [+] listener: 127.0.0.1:1883\n[+] draining: no\nready\n"
+    );
+    server.draining.send_replace(true);
+    server.health.give_up("the disk\nis gone".to_owned());
+    let answer = server.get("/readyz").await;
+    assert_eq!(
+        (answer.status, answer.body.as_str()),
+        (
+            503,
+            "[-] stream: cannot go on: the disk is gone\n\
+             [-] draining: the engine is shutting down\nnot ready\n"
+        )
+    );
+    assert_eq!(
+        server.get("/healthz").await.status,
+        200,
+        "alive all the same"
+    );
+}
+
+#[tokio::test]
+async fn metrics_are_what_prometheus_expects() {
+    let server = serve(None, Limits::default()).await;
+    let answer = server.get("/metrics").await;
+    assert_eq!(answer.headers["content-type"], "text/plain; version=0.0.4");
+    let (mut helps, mut types) = (HashSet::new(), HashMap::new());
+    let mut samples = HashMap::new();
+    for line in answer.body.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, help) = rest.split_once(' ').unwrap();
+            assert!(help.len() > 5 && helps.insert(name), "{line}");
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert_eq!(types.insert(name, kind), None, "{line}");
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+        } else {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            let name = series.split('{').next().unwrap();
+            let family = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|suffix| name.strip_suffix(suffix))
+                .filter(|family| types.get(family) == Some(&"histogram"))
+                .unwrap_or(name);
+            assert!(family.starts_with("vigie_"), "{line}");
+            assert!(
+                helps.contains(family) && types.contains_key(family),
+                "{line}"
+            );
+            let value: f64 = value.parse().unwrap();
+            assert_eq!(samples.insert(series, value), None, "{line}");
+        }
+    }
+    let build = format!(
+        "vigie_build_info{{version=\"{}\"}}",
+        env!("CARGO_PKG_VERSION")
+    );
+    assert_eq!(samples.get(build.as_str()).copied(), Some(1.0));
+    assert_eq!(
+        samples["vigie_sensor_temperature_celsius{sensor=\"C001\"}"].to_bits(),
+        21.4_f64.to_bits()
+    );
+    assert!(samples["vigie_store_bytes"] > 0.0);
+
+    // The size is measured again, but not at each scrape.
+    server.metrics.store_bytes.set(7);
+    let is_seven = async || {
+        server
+            .get("/metrics")
+            .await
+            .body
+            .lines()
+            .any(|line| line == "vigie_store_bytes 7")
+    };
+    assert!(is_seven().await);
+    server.clock.advance_to(T0 + MEASURED_EVERY_MS);
+    assert!(!is_seven().await);
+}
+
+#[tokio::test]
+async fn slow_clients_are_dropped() {
+    let limits = Limits {
+        connections: 2,
+        headers: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    let server = serve(None, limits).await;
+    let begun = tokio::time::Instant::now();
+    let mut slow = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        stream
+            .write_all(b"GET /livez HTTP/1.1\r\nhost:")
+            .await
+            .unwrap();
+        slow.push(stream);
+    }
+    // There is no place until the first of them is dropped.
+    assert_eq!(server.get("/livez").await.status, 200);
+    assert!(begun.elapsed() >= limits.headers, "{:?}", begun.elapsed());
+    for mut stream in slow {
+        let mut rest = Vec::new();
+        // A reset is as good as an end.
+        let _ended = stream.read_to_end(&mut rest).await;
+        assert!(
+            rest.is_empty() || rest.starts_with(b"HTTP/1.1 408"),
+            "{rest:?}"
+        );
+    }
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn who_does_not_read_the_answer_is_dropped() {
+    let limits = Limits {
+        connection: Duration::from_secs(1),
+        last_answer: Duration::from_secs(1),
+        ..Limits::default()
+    };
+    let server = serve(None, limits).await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut greedy = socket.connect(server.addr).await.unwrap();
+    let ask = b"GET /api/v1/sensors/C002/readings?limit=10000 HTTP/1.1\r\nhost: vigie\r\n\r\n";
+    // More than the buffers of any socket hold.
+    greedy.write_all(&ask.repeat(100)).await.unwrap();
+    tokio::time::sleep(limits.connection + limits.last_answer + Duration::from_millis(500)).await;
+    server.stop.send_replace(true);
+    // Sooner than stopping alone would end it.
+    tokio::time::timeout(limits.last_answer / 2, server.running)
+        .await
+        .expect("no connection is left")
+        .unwrap();
+}
+
+#[tokio::test]
+async fn stops_when_told() {
+    let server = serve(None, Limits::default()).await;
+    let mut idle = TcpStream::connect(server.addr).await.unwrap();
+    idle.write_all(b"GET /livez HTTP/1.1\r\nhost: vigie\r\n\r\n")
+        .await
+        .unwrap();
+    let mut some = [0; 12];
+    idle.read_exact(&mut some).await.unwrap();
+    assert_eq!(&some, b"HTTP/1.1 200");
+    server.stop.send_replace(true);
+    tokio::time::timeout(Duration::from_secs(2), server.running)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(TcpStream::connect(server.addr).await.is_err());
+}
+
+#[tokio::test]
+async fn a_taken_address_is_explained() {
+    let first = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let error = format!("{:#}", Server::bind(first.local_addr()).await.unwrap_err());
+    for part in [
+        &first.local_addr().to_string(),
+        "--http",
+        "http.addr",
+        "something else listens",
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+}

@@ -1,0 +1,43 @@
+//! Vigie's engine: reads the command line, installs what is one per process, runs the command, and
+//! turns its error into an exit code.
+
+mod cli;
+mod config;
+mod console;
+mod demo;
+mod doctor;
+mod http;
+mod logging;
+mod replay;
+mod service;
+mod simulate;
+mod source;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    // Several crates bring TLS; the process decides once which cryptography they use.
+    if rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .is_err()
+    {
+        console::error("another TLS provider is installed already");
+        return ExitCode::FAILURE;
+    }
+    let cli = cli::Cli::parse();
+    logging::start();
+    match cli.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            console::error(&format!("{error:#}"));
+            // 2: what was asked for cannot be, as written. 1: it could, but went wrong.
+            if error.is::<cli::Misuse>() {
+                ExitCode::from(2)
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}

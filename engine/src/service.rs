@@ -1,0 +1,334 @@
+//! The running engine: store, stream, listener and HTTP, put together from the config and taken
+//! apart in the order of the stream.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use vigie_actors::alert::Channel;
+use vigie_actors::alert::mail::EmlFiles;
+use vigie_actors::clock::{Clock, SystemClock};
+use vigie_actors::ingest::intake::Intake;
+use vigie_actors::ingest::listener::Listener;
+use vigie_actors::ingest::payload::Decoder;
+use vigie_actors::metrics::{BoardConfig, Metrics};
+use vigie_actors::pipeline::{Pipeline, Settings, open_store};
+use vigie_actors::quantity::Catalogue;
+use vigie_actors::store::embedded::Embedded;
+
+use crate::config::Config;
+use crate::console::{Console, say};
+use crate::http;
+
+/// How long a shutdown may take before it says who is not done.
+const DRAIN: Duration = Duration::from_secs(4);
+
+/// What differs between `run`, `demo` and a replay with a page to look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mode {
+    /// Time is that of the readings, not of the clock on the wall.
+    pub(crate) event_time: bool,
+    /// Write mails (to files).
+    pub(crate) mails: bool,
+    /// Listen for devices.
+    pub(crate) listen: bool,
+}
+
+impl Mode {
+    /// The real job.
+    pub(crate) const LIVE: Self = Self {
+        event_time: false,
+        mails: true,
+        listen: true,
+    };
+}
+
+/// Settings of the stages, from the config.
+pub(crate) fn settings(config: &Config, event_time: bool) -> Settings {
+    Settings {
+        stats: config.stats.clone(),
+        score: config.score.clone(),
+        incidents: config.incidents.clone(),
+        store: config.store.clone(),
+        // With the source in the same process the store would idle while the next batch is made.
+        credits: if event_time { 2 } else { 1 },
+        event_time,
+        sabotage: Vec::new(),
+    }
+}
+
+/// The opened store and what belongs to it.
+pub(crate) struct Ground {
+    pub(crate) store: Embedded,
+    pub(crate) catalogue: Arc<Catalogue>,
+    pub(crate) registry: prometheus::Registry,
+    pub(crate) metrics: Metrics,
+}
+
+impl Ground {
+    /// Opens the store in the config's data directory.
+    pub(crate) fn open(config: &Config) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(&config.data_dir).with_context(|| {
+            format!(
+                "cannot make the data directory {}; give a writable one with --data-dir",
+                config.data_dir.display()
+            )
+        })?;
+        let dir = config.data_dir.join("store");
+        let (store, catalogue) =
+            open_store(&dir, &config.store, &config.quantities).map_err(|why| anyhow!(why))?;
+        let registry = prometheus::Registry::new();
+        let board = BoardConfig {
+            max_sensors: config.metrics.max_sensor_series as usize,
+            stale_intervals: i64::from(config.metrics.stale_intervals),
+        };
+        let metrics = Metrics::new(&registry, &catalogue, board)?;
+        Ok(Self {
+            store,
+            catalogue,
+            registry,
+            metrics,
+        })
+    }
+}
+
+/// A running engine.
+pub(crate) struct Service {
+    pipeline: Pipeline,
+    edges: Runtime,
+    stop: watch::Sender<bool>,
+    listener: Option<JoinHandle<()>>,
+    http: JoinHandle<()>,
+    ticks: Option<JoinHandle<()>>,
+    mqtt_addr: Option<SocketAddr>,
+    http_addr: SocketAddr,
+    data_dir: PathBuf,
+    mails: bool,
+}
+
+impl Service {
+    /// Starts everything. Must run inside an actix `System`.
+    pub(crate) async fn start(config: &Config, ground: Ground, mode: Mode) -> anyhow::Result<Self> {
+        let Ground {
+            store,
+            catalogue,
+            registry,
+            metrics,
+        } = ground;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let edges = Builder::new_multi_thread()
+            .thread_name("edge")
+            .enable_all()
+            .build()
+            .context("cannot start threads for the network")?;
+        let (stop, stopped) = watch::channel(false);
+
+        // Both addresses first: whoever cannot have one should not find the stream half started.
+        let server = edges
+            .block_on_here(http::Server::bind(config.http.addr))
+            .await?;
+        let listener = if mode.listen {
+            let bound = edges
+                .block_on_here(Listener::bind(config.listener.clone()))
+                .await;
+            Some(bound.context("cannot listen for devices")?)
+        } else {
+            None
+        };
+
+        let mut channels: Vec<Box<dyn Channel>> = vec![Box::new(Console {
+            catalogue: Arc::clone(&catalogue),
+        })];
+        if mode.mails {
+            let files = EmlFiles::new(
+                config.data_dir.join("mail"),
+                &config.email.email_to,
+                Arc::clone(&catalogue),
+            )
+            .context("email.email_to")?;
+            channels.push(Box::new(files));
+        }
+        let pipeline = Pipeline::start(
+            &settings(config, mode.event_time),
+            store.clone(),
+            &catalogue,
+            Arc::clone(&clock),
+            channels,
+            &metrics,
+        )
+        .map_err(|why| anyhow!(why))?;
+
+        let http_addr = server.local_addr();
+        let mqtt_addr = listener.as_ref().map(Listener::local_addr);
+        let state = http::State {
+            store,
+            catalogue: Arc::clone(&catalogue),
+            registry,
+            metrics: metrics.clone(),
+            health: Arc::clone(pipeline.health()),
+            clock: Arc::clone(&clock),
+            token: config.http.token.clone(),
+            mqtt_addr,
+            draining: stopped.clone(),
+        };
+        // The page stays up while the stream drains: it ends with the runtime.
+        let (_never, http_stop) = watch::channel(false);
+        let http = edges.spawn(server.run(state, http_stop));
+        let listener = listener.map(|listener| {
+            // Numbers of readings without identity must be above those of earlier runs.
+            let unique_from = clock.now_ms().unsigned_abs() * 1000;
+            let decoder = Decoder::new(config.payload.clone(), catalogue, unique_from);
+            edges.spawn(listener.run(
+                pipeline.intake().clone(),
+                Arc::new(decoder),
+                clock,
+                metrics.listener.clone(),
+                stopped.clone(),
+            ))
+        });
+        let ticks = (!mode.event_time).then(|| {
+            let tick = pipeline.ticker();
+            edges.spawn(async move {
+                let mut interval = tokio::time::interval(Duration::from_secs(1));
+                loop {
+                    interval.tick().await;
+                    tick();
+                }
+            })
+        });
+        Ok(Self {
+            pipeline,
+            edges,
+            stop,
+            listener,
+            http,
+            ticks,
+            mqtt_addr,
+            http_addr,
+            data_dir: config.data_dir.clone(),
+            mails: mode.mails,
+        })
+    }
+
+    /// The door for sources inside the process.
+    pub(crate) fn intake(&self) -> &Intake {
+        self.pipeline.intake()
+    }
+
+    /// Where devices publish.
+    pub(crate) fn mqtt_addr(&self) -> Option<SocketAddr> {
+        self.mqtt_addr
+    }
+
+    /// Threads for whatever talks to the network.
+    pub(crate) fn edges(&self) -> &Runtime {
+        &self.edges
+    }
+
+    /// Says what it listens on and what to open.
+    pub(crate) fn announce(&self, what: &str) {
+        let mut text = format!("Vigie {} – {what}\n", env!("CARGO_PKG_VERSION"));
+        if let Some(addr) = self.mqtt_addr {
+            text += &format!("  MQTT  mqtt://{addr}   devices publish to sensors/<id>/reading\n");
+        }
+        text += &format!(
+            "  HTTP  http://{}/   open this in a browser\n",
+            self.http_addr
+        );
+        text += &format!("  data  {}", self.data_dir.display());
+        if self.mails {
+            text += &format!("   mails: {}", self.data_dir.join("mail").display());
+        }
+        text += "\n  Ctrl-C stops it; started again it goes on where it was\n";
+        say(&text);
+    }
+
+    /// Waits for SIGINT, SIGTERM or the end of what can go on. `Err`: the stream gave up.
+    pub(crate) async fn until_stopped(&self) -> anyhow::Result<()> {
+        let mut fatal = self.pipeline.health().fatal();
+        let mut terminate = signal(SignalKind::terminate()).context("cannot watch for signals")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for signals")?;
+        tokio::select! {
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+            why = fatal.wait_for(Option::is_some) => {
+                let why = why.ok().and_then(|why| why.clone()).unwrap_or_default();
+                Err(anyhow!("the stream cannot go on: {why}"))
+            }
+        }
+    }
+
+    /// Takes everything down: sources first, then what is inside gets stored and answered.
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        let end = tokio::time::Instant::now() + DRAIN;
+        // Nobody listening any more is what this asks for.
+        let _ = self.stop.send(true);
+        if let Some(ticks) = self.ticks {
+            ticks.abort();
+        }
+        let mut stuck = None;
+        if let Some(listener) = self.listener
+            && tokio::time::timeout_at(end, listener).await.is_err()
+        {
+            stuck = Some("connections");
+        }
+        let left = end.saturating_duration_since(tokio::time::Instant::now());
+        let drained = self
+            .pipeline
+            .drain(left.max(Duration::from_millis(200)))
+            .await;
+        self.http.abort();
+        self.edges.shutdown_timeout(Duration::from_millis(100));
+        drained.map_err(|why| anyhow!("shut down before everything was done: {why}"))?;
+        match stuck {
+            None => Ok(()),
+            Some(who) => Err(anyhow!("shut down before everything was done: {who}")),
+        }
+    }
+}
+
+/// Runs a future on these threads, awaited from another runtime.
+trait BlockOnHere {
+    async fn block_on_here<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> T;
+}
+
+impl BlockOnHere for Runtime {
+    async fn block_on_here<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> T {
+        match self.spawn(future).await {
+            Ok(value) => value,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    }
+}
+
+/// Runs `job` inside an actix `System`.
+pub(crate) fn in_system<T>(job: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    actix::System::new().block_on(job)
+}
+
+/// `engine run`.
+pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
+    let ground = Ground::open(config)?;
+    in_system(async {
+        let service = Service::start(config, ground, Mode::LIVE).await?;
+        service.announce("watching over your sensors");
+        let outcome = service.until_stopped().await;
+        let stopped = service.stop().await;
+        outcome?;
+        stopped?;
+        say("stopped; everything received is stored");
+        Ok(())
+    })
+}

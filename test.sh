@@ -1,0 +1,195 @@
+#!/usr/bin/env bash
+# What CI runs, and what to run before a commit: installs what the tests need, checks, tests, builds.
+#
+#   ./test.sh            everything
+#   ./test.sh --quick    format, clippy and tests only
+#
+# CI=true            a step that cannot run for want of a program is a failure, and Cargo.lock is law
+# INSTALL_DENY=1     installs cargo-deny if it is missing (several minutes)
+# RUSTUP_TOOLCHAIN   the toolchain to use instead of the one in rust-toolchain.toml
+#
+# A failed step does not stop the others. The last line counts the steps; the exit code is 0 if none
+# failed.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+# Debian keeps daemons, mosquitto among them, where not every user's PATH looks.
+export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+
+# What the tests and the build call, and the Debian package that has it.
+PROGRAMS=(
+    cc:build-essential
+    mosquitto:mosquitto
+    mosquitto_pub:mosquitto-clients
+    promtool:prometheus
+)
+# Debian starts these on installation; the tests start their own.
+SERVICES=(mosquitto prometheus)
+
+usage() {
+    sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"
+}
+
+quick=false
+for argument in "$@"; do
+    case "$argument" in
+        --quick) quick=true ;;
+        -h | --help) usage && exit 0 ;;
+        *) echo "unknown option $argument" >&2 && usage >&2 && exit 2 ;;
+    esac
+done
+
+locked=()
+if [[ ${CI:-} == true ]]; then locked=(--locked); fi
+
+# ---- Steps: what they say, how long they take, how they end ----
+
+note=$(mktemp)
+trap 'rm -f "$note"' EXIT
+passed=0 failed=0 skipped=0
+summary=()
+
+# Ends a step that cannot run here. In CI that is a failure.
+needs() {
+    echo "needs $1" >"$note"
+    exit 77
+}
+
+# Ends a step that need not run, in CI neither.
+spare() {
+    echo "$1" >"$note"
+    exit 78
+}
+
+# step HEADLINE COMMAND...: runs the command in a subshell and keeps the result for the summary.
+step() {
+    local headline=$1 begin=$SECONDS status result
+    shift
+    printf '\n==> %s\n' "$headline"
+    : >"$note"
+    set +e
+    (
+        set -e
+        "$@"
+    )
+    status=$?
+    set -e
+    case "$status" in
+        0) result=passed ;;
+        77) result="skipped: $(<"$note")" ;;
+        78) result="skipped: $(<"$note")" ;;
+        130 | 143) exit "$status" ;;
+        *) result="FAILED" ;;
+    esac
+    if [[ $status == 77 && ${CI:-} == true ]]; then result="FAILED: $(<"$note")"; fi
+    case "$result" in
+        passed) passed=$((passed + 1)) ;;
+        skipped*) skipped=$((skipped + 1)) ;;
+        *) failed=$((failed + 1)) ;;
+    esac
+    printf -- '--- %s: %s (%d s)\n' "$headline" "$result" $((SECONDS - begin))
+    summary+=("$(printf '%5d s  %-40s %s' $((SECONDS - begin)) "$headline" "$result")")
+}
+
+# ---- The steps ----
+
+toolchain() {
+    local pinned now
+    pinned=$(sed -n 's/^channel *= *"\(.*\)".*/\1/p' rust-toolchain.toml)
+    if ! command -v cargo >/dev/null; then
+        echo "cargo is not installed. Install rustup (https://rustup.rs); it brings Rust $pinned."
+        return 1
+    fi
+    # rustup installs the pinned toolchain at its first call here, if it can reach its server.
+    if ! now=$(rustc --version) || [[ $now != "rustc $pinned "* ]]; then
+        echo "Rust $pinned is wanted (rust-toolchain.toml); rustc says: ${now:-nothing}"
+        if [[ $(RUSTUP_TOOLCHAIN=stable rustc --version 2>/dev/null) == "rustc $pinned "* ]]; then
+            echo "The stable toolchain is that version: RUSTUP_TOOLCHAIN=stable ./test.sh"
+        else
+            echo "Try: rustup toolchain install $pinned --component rustfmt --component clippy"
+        fi
+        return 1
+    fi
+    echo "$now"
+    if ! cargo fmt --version || ! cargo clippy --version; then
+        echo "Try: rustup component add rustfmt clippy"
+        return 1
+    fi
+}
+
+# The entries of PROGRAMS that are not installed.
+missing() {
+    local entry
+    for entry in "${PROGRAMS[@]}"; do
+        command -v "${entry%%:*}" >/dev/null || echo "$entry"
+    done
+}
+
+programs() {
+    local absent as_root=() entry service
+    mapfile -t absent < <(missing)
+    if ((${#absent[@]} == 0)); then
+        echo "all here: ${PROGRAMS[*]%%:*}"
+        return
+    fi
+    if ! command -v apt-get >/dev/null; then
+        needs "${absent[*]%%:*} (no apt-get here: install by hand)"
+    fi
+    if ((EUID != 0)); then
+        as_root=(sudo -n)
+        "${as_root[@]}" true 2>/dev/null || needs "${absent[*]%%:*} (root may run: apt-get install ${absent[*]##*:})"
+    fi
+    as_root+=(env DEBIAN_FRONTEND=noninteractive)
+    "${as_root[@]}" apt-get update -q || echo "apt-get update failed; trying with the lists that are here"
+    "${as_root[@]}" apt-get install -q -y --no-install-recommends "${absent[@]##*:}" ||
+        echo "apt-get install failed"
+    for entry in "${absent[@]}"; do
+        for service in "${SERVICES[@]}"; do
+            if [[ ${entry##*:} == "$service" ]]; then
+                "${as_root[@]}" service "$service" stop || true
+            fi
+        done
+    done
+    mapfile -t absent < <(missing)
+    if ((${#absent[@]} > 0)); then needs "${absent[*]%%:*}"; fi
+}
+
+documentation() {
+    RUSTDOCFLAGS="-D warnings" cargo doc "${locked[@]}" --workspace --no-deps
+}
+
+have_deny() {
+    cargo deny --version 2>/dev/null && return
+    [[ ${INSTALL_DENY:-} == 1 ]] || spare "cargo-deny not installed (cargo install cargo-deny --locked)"
+    cargo install cargo-deny --locked
+}
+
+dependencies() {
+    have_deny
+    cargo deny check licenses bans sources
+}
+
+advisories() {
+    have_deny
+    cargo deny fetch db || spare "the advisory database cannot be reached"
+    cargo deny check --disable-fetch advisories
+}
+
+if ! $quick; then
+    step "Rust toolchain" toolchain
+    step "programs that the tests call" programs
+fi
+step "format" cargo fmt --all --check
+step "clippy" cargo clippy "${locked[@]}" --workspace --all-targets --all-features -- -D warnings
+step "tests" cargo test "${locked[@]}" --workspace
+if ! $quick; then
+    step "documentation" documentation
+    step "release build" cargo build "${locked[@]}" --release
+    step "licences, bans, sources" dependencies
+    step "advisories" advisories
+fi
+
+printf '\n==> summary\n'
+printf '%s\n' "${summary[@]}"
+echo "$passed passed, $failed failed, $skipped skipped"
+((failed == 0))
