@@ -172,7 +172,7 @@ dependencies() {
 advisories() {
     have_deny
     cargo deny fetch db || spare "the advisory database cannot be reached"
-    cargo deny check --disable-fetch advisories
+    cargo deny check advisories
 }
 
 if ! $quick; then

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use vigie_actors::clock::SystemClock;
-use vigie_actors::ingest::listener::Decode;
+use vigie_actors::ingest::decode::Decode;
 use vigie_actors::ingest::payload::{self, Decoder};
 use vigie_actors::metrics::{BoardConfig, Metrics};
 use vigie_actors::pipeline::{Pipeline, Settings, open_store};

@@ -48,7 +48,7 @@ impl Invalid {
 ///
 /// # Errors
 /// [`Invalid`] that names the range.
-pub fn in_range<T: PartialOrd + fmt::Display>(
+pub fn in_range<T: PartialOrd + fmt::Display + Copy>(
     key: &str,
     value: T,
     low: T,
@@ -59,7 +59,7 @@ pub fn in_range<T: PartialOrd + fmt::Display>(
     }
     Err(Invalid::new(
         key,
-        &value,
+        value,
         "out of range",
         format!("use a value from {low} to {high}"),
     ))
@@ -95,7 +95,7 @@ impl fmt::Display for Span {
             ("m", 60_000),
             ("s", 1_000),
         ] {
-            if ms > 0 && ms % size == 0 {
+            if ms > 0 && ms.is_multiple_of(size) {
                 return write!(f, "{}{unit}", ms / size);
             }
         }

@@ -45,12 +45,14 @@ pub struct StageMetrics {
 pub struct ListenerMetrics {
     /// Open connections.
     pub connections: IntGauge,
-    /// CONNECTs answered, by result: accepted, bad_credentials, refused, malformed, timeout,
-    /// too_many.
+    /// CONNECTs answered, by result: `accepted`, `bad_credentials`, `refused`, `malformed`,
+    /// `timeout`, `too_many`.
     pub connects: IntCounterVec,
-    /// Connections that ended, by reason: client, keep_alive, protocol, refused, shutdown, io, idle.
+    /// Connections that ended, by reason: `client`, `keep_alive`, `protocol`, `refused`,
+    /// `shutdown`, `io`, `idle`.
     pub disconnects: IntCounterVec,
-    /// PUBLISH packets, by result: accepted, not_authorized, retained, status, too_large.
+    /// PUBLISH packets, by result: `accepted`, `not_authorized`, `retained`, `status`,
+    /// `too_large`.
     pub publishes: IntCounterVec,
     /// PUBACKs written.
     pub pubacks: IntCounter,
@@ -121,6 +123,10 @@ impl Metrics {
     ///
     /// # Errors
     /// If the registry has one of the names already.
+    #[allow(
+        clippy::too_many_lines,
+        reason = "one list of all metrics, read from top to bottom"
+    )]
     pub fn new(
         registry: &Registry,
         catalogue: &Arc<Catalogue>,

@@ -106,6 +106,10 @@ impl Pipeline {
     ///
     /// # Errors
     /// A sentence that says which stage could not be built, and why.
+    #[allow(
+        clippy::too_many_lines,
+        reason = "the wiring is one list, downstream first"
+    )]
     pub fn start(
         settings: &Settings,
         store: Embedded,

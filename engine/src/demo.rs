@@ -22,7 +22,6 @@ use crate::source::{Recording, feed};
 
 const SENSORS: usize = 3;
 const SEED: u64 = 20;
-/// The recording's hour passes in this many seconds.
 const RECORDING: &str = include_str!("../data/single-hop-wsn.csv");
 
 /// A demo is watched for minutes: its incidents end sooner than those of a real plant.
@@ -44,7 +43,7 @@ pub(crate) fn run(mut config: Config) -> anyhow::Result<()> {
         say("Faults will come: spike, stuck, drift, dropout. Each incident is one line here.\n");
 
         let (stop, stopped) = watch::channel(false);
-        let options = fleet_options(&config, &service)?;
+        let options = fleet_options(&service)?;
         let publisher = service.edges().spawn(publish(options, stopped, |_| {}));
         let outcome = service.until_stopped().await;
         // The publisher may have ended by itself, if the listener refused it.
@@ -70,7 +69,7 @@ fn fleet(interval: Duration, faults: FaultPlan) -> Fleet {
     })
 }
 
-fn fleet_options(config: &Config, service: &Service) -> anyhow::Result<Options> {
+fn fleet_options(service: &Service) -> anyhow::Result<Options> {
     let mut addr = service.mqtt_addr().context("the demo needs the listener")?;
     if addr.ip().is_unspecified() {
         addr.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
@@ -96,7 +95,6 @@ fn fleet_options(config: &Config, service: &Service) -> anyhow::Result<Options> 
     options.connections = 1;
     // A new boot each time, as a real node would have.
     options.boot = Some(boot(now_ms)?);
-    let _ = config;
     Ok(options)
 }
 
@@ -119,7 +117,7 @@ async fn remember(config: &Config, ground: &Ground) -> anyhow::Result<()> {
     .map_err(anyhow::Error::msg)?;
     let end_ms = SystemClock.now_ms() - 1000;
     let recent_ms = end_ms - 120_000;
-    let fleet = fleet(Duration::from_secs(60), FaultPlan::none());
+    let fleet = fleet(Duration::from_mins(1), FaultPlan::none());
     let minutes = (0..3 * 24 * 60)
         .rev()
         .map(|ago: i64| recent_ms - ago * 60_000);

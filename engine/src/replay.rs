@@ -76,7 +76,7 @@ pub(crate) fn run(mut config: Config, replay: &Replay) -> anyhow::Result<()> {
         };
         let took = begun.elapsed();
         pipeline
-            .drain(Duration::from_secs(60))
+            .drain(Duration::from_mins(1))
             .await
             .map_err(anyhow::Error::msg)?;
         let after = ground.store.ledger()?;

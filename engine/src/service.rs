@@ -284,7 +284,8 @@ impl Service {
             .drain(left.max(Duration::from_millis(200)))
             .await;
         self.http.abort();
-        self.edges.shutdown_timeout(Duration::from_millis(100));
+        // Without waiting: a runtime may not be waited for inside another one.
+        self.edges.shutdown_background();
         drained.map_err(|why| anyhow!("shut down before everything was done: {why}"))?;
         match stuck {
             None => Ok(()),

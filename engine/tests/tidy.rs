@@ -179,7 +179,7 @@ const UNFINISHED: &[&str] = &["todo", "unimplemented"];
 /// Marks in comments that stand for the same.
 const UNFINISHED_MARKS: &[&str] = &[concat!("FIX", "ME")];
 
-/// Where somebody's machine shows. A path that only ends like this (`docs/work/`) is none.
+/// Where somebody's machine shows. A path that only ends like this (`docs/home/`) is none.
 const MACHINE_PATHS: &[&str] = &[
     concat!("/", "root/"),
     concat!("/", "home/"),
@@ -472,6 +472,21 @@ fn after() { tokio::spawn(1) }
 }
 
 #[test]
+fn test_modules_in_files_are_told_from_code() {
+    let text = "#[cfg(test)]\nmod tests;\n#[cfg(test)]\npub(crate) mod probe {}\nmod other;\n";
+    for (file, module) in [
+        ("a/src/http.rs", "a/src/http/tests"),
+        ("a/src/http/mod.rs", "a/src/http/tests"),
+        ("a/src/lib.rs", "a/src/tests"),
+    ] {
+        assert_eq!(Source::new(file, text).test_files(), [module], "{file}");
+        assert!(in_module(&format!("{module}.rs"), module));
+        assert!(in_module(&format!("{module}/secret.rs"), module));
+        assert!(!in_module(&format!("{module}_too.rs"), module));
+    }
+}
+
+#[test]
 fn what_leaves_a_layer_is_found() {
     let pure = &LAYERS[0];
     let check = |path: &str, out: bool| {
@@ -647,7 +662,10 @@ fn sources() -> Vec<Source> {
         .map(|path| Source::read(path))
         .collect();
     let tests: Vec<String> = sources.iter().flat_map(Source::test_files).collect();
-    let is_live = |source: &Source| !tests.contains(&source.path);
+    let is_live = |source: &Source| {
+        let mut modules = tests.iter();
+        !modules.any(|module| in_module(&source.path, module))
+    };
     sources.into_iter().filter(is_live).collect()
 }
 
@@ -669,6 +687,12 @@ fn is_at(home: &str, path: &str) -> bool {
     } else {
         path == home
     }
+}
+
+/// Whether a file is a module (a path without `.rs`) or below it.
+fn in_module(path: &str, module: &str) -> bool {
+    let rest = path.strip_prefix(module);
+    rest.is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
 }
 
 /// The number of the first line that has `needle`; 1 if none has.
@@ -857,23 +881,17 @@ impl Source {
         modules
     }
 
-    /// The files that hold its test modules.
+    /// Its test modules that are files: each path without `.rs`.
     fn test_files(&self) -> Vec<String> {
         let (directory, name) = self.path.rsplit_once('/').unwrap_or(("", &self.path));
-        let stem = name.trim_end_matches(".rs");
-        let below = match stem {
+        let below = match name.trim_end_matches(".rs") {
             "mod" | "lib" | "main" => directory.to_owned(),
-            _ => format!("{directory}/{stem}"),
+            stem => format!("{directory}/{stem}"),
         };
         self.test_modules()
             .iter()
             .filter(|(_, body)| body.is_empty())
-            .flat_map(|(name, _)| {
-                [
-                    format!("{below}/{name}.rs"),
-                    format!("{below}/{name}/mod.rs"),
-                ]
-            })
+            .map(|(name, _)| format!("{below}/{name}"))
             .collect()
     }
 }

@@ -71,7 +71,7 @@ impl Ingest {
     }
 
     fn pump(&mut self, ctx: &mut Context<Self>) {
-        while let Some(dispatch) = self.batcher.next() {
+        while let Some(dispatch) = self.batcher.dispatch() {
             self.send(dispatch, ctx);
         }
     }
@@ -121,12 +121,12 @@ impl Ingest {
                 ctx.wait(tokio::time::sleep(Duration::from_secs(1)).into_actor(self));
             }
             Ok(Verdict::Unknown) => {}
-            Err(panic) => return self.fail(&panic, ctx),
+            Err(panic) => return Self::fail(&panic, ctx),
         }
         self.pump(ctx);
     }
 
-    fn fail(&mut self, panic: &str, ctx: &mut Context<Self>) {
+    fn fail(panic: &str, ctx: &mut Context<Self>) {
         tracing::error!(
             stage = Self::NAME,
             panic,
@@ -171,7 +171,7 @@ impl Handler<To<Delivery>> for Ingest {
                 .refused
                 .with_label_values(&["lost"])
                 .inc_by(readings);
-            return self.fail(&panic, ctx);
+            return Self::fail(&panic, ctx);
         }
         self.pump(ctx);
     }

@@ -97,7 +97,7 @@ impl Batcher {
     }
 
     /// The next batch, if one may go now.
-    pub fn next(&mut self) -> Option<Dispatch> {
+    pub fn dispatch(&mut self) -> Option<Dispatch> {
         if !self.again.is_empty() {
             if !self.under_way.is_empty() {
                 return None;
@@ -249,6 +249,8 @@ mod tests {
     use crate::ingest::intake::{Intake, Refused};
     use crate::reading::{Identity, Reading};
 
+    type Answered = std::pin::Pin<Box<dyn Future<Output = Result<(), Refused>>>>;
+
     fn reading(seq: u64) -> Arrival {
         Arrival::Reading(Reading {
             sensor: "C001".try_into().unwrap(),
@@ -265,19 +267,14 @@ mod tests {
     }
 
     /// A delivery of `seqs`, and the future its source waits on.
-    fn delivery(
-        seqs: std::ops::Range<u64>,
-    ) -> (
-        Delivery,
-        std::pin::Pin<Box<dyn Future<Output = Result<(), Refused>>>>,
-    ) {
+    fn delivery(seqs: std::ops::Range<u64>) -> (Delivery, Answered) {
         let slot = Arc::new(Mutex::new(None));
         let inner = Arc::clone(&slot);
         let intake = Intake::new(100_000, move |delivery| {
             *inner.lock().unwrap() = Some(delivery);
             Ok(())
         });
-        let mut future: std::pin::Pin<Box<dyn Future<Output = Result<(), Refused>>>> =
+        let mut future: Answered =
             Box::pin(async move { intake.deliver(seqs.map(reading).collect()).await });
         let mut cx = Context::from_waker(Waker::noop());
         assert!(future.as_mut().poll(&mut cx).is_pending());
@@ -285,7 +282,7 @@ mod tests {
         (delivery, future)
     }
 
-    fn is_done(future: &mut std::pin::Pin<Box<dyn Future<Output = Result<(), Refused>>>>) -> bool {
+    fn is_done(future: &mut Answered) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
         matches!(future.as_mut().poll(&mut cx), Poll::Ready(Ok(())))
     }
@@ -303,8 +300,8 @@ mod tests {
             .collect()
     }
 
-    fn stored(dispatch: &Dispatch) -> Answer {
-        Ok(vec![Outcome::Stored; dispatch.arrivals.len()])
+    fn stored(dispatch: &Dispatch) -> Vec<Outcome> {
+        vec![Outcome::Stored; dispatch.arrivals.len()]
     }
 
     #[test]
@@ -312,16 +309,16 @@ mod tests {
         let mut batcher = Batcher::new(1, 0);
         let (first, mut first_done) = delivery(0..3);
         batcher.push(first);
-        let one = batcher.next().unwrap();
+        let one = batcher.dispatch().unwrap();
         let (second, mut second_done) = delivery(3..5);
         let (third, _third_done) = delivery(5..6);
         batcher.push(second);
         batcher.push(third);
-        assert!(batcher.next().is_none(), "one under way");
-        batcher.answered(one.serial, stored(&one));
+        assert!(batcher.dispatch().is_none(), "one under way");
+        batcher.answered(one.serial, Ok(stored(&one)));
         assert!(is_done(&mut first_done) && !is_done(&mut second_done));
         assert_eq!(
-            seqs(&batcher.next().unwrap().arrivals),
+            seqs(&batcher.dispatch().unwrap().arrivals),
             [Some(3), Some(4), Some(5)]
         );
     }
@@ -335,7 +332,7 @@ mod tests {
             let (all, mut done) = delivery(0..20);
             batcher.push(all);
             let (mut passed, mut alone) = (Vec::new(), 0);
-            while let Some(dispatch) = batcher.next() {
+            while let Some(dispatch) = batcher.dispatch() {
                 let inside = seqs(&dispatch.arrivals);
                 if inside.contains(&Some(poison)) {
                     alone += usize::from(inside.len() == 1);
@@ -346,7 +343,7 @@ mod tests {
                     );
                 } else {
                     passed.extend(inside);
-                    batcher.answered(dispatch.serial, stored(&dispatch));
+                    batcher.answered(dispatch.serial, Ok(stored(&dispatch)));
                 }
             }
             let expect: Vec<_> = (0..20).map(|seq| (seq != poison).then_some(seq)).collect();
@@ -362,18 +359,18 @@ mod tests {
         let (b, _b) = delivery(1..2);
         let (c, _c) = delivery(2..3);
         batcher.push(a);
-        let one = batcher.next().unwrap();
+        let one = batcher.dispatch().unwrap();
         batcher.push(b);
-        let two = batcher.next().unwrap();
+        let two = batcher.dispatch().unwrap();
         batcher.push(c);
         // The second is told first that it is stale; the first then that it failed.
         batcher.answered(two.serial, Err(Refusal::Stale));
-        assert!(batcher.next().is_none(), "the first is still under way");
+        assert!(batcher.dispatch().is_none(), "the first is still under way");
         batcher.answered(one.serial, Err(Refusal::Failed("Store")));
         let mut order = Vec::new();
-        while let Some(dispatch) = batcher.next() {
+        while let Some(dispatch) = batcher.dispatch() {
             order.extend(seqs(&dispatch.arrivals));
-            batcher.answered(dispatch.serial, stored(&dispatch));
+            batcher.answered(dispatch.serial, Ok(stored(&dispatch)));
         }
         assert_eq!(order, [Some(0), Some(1), Some(2)]);
     }

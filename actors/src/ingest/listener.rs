@@ -52,6 +52,7 @@ use super::acl;
 use super::auth::{Account, Accounts};
 pub use super::auth::{HashError, User, hash_password};
 use super::bounds::{ReadBuffer, Throttle, quoted};
+use super::decode::Decode;
 use super::intake::{Intake, Refused};
 use crate::clock::Clock;
 use crate::config::{Invalid, Span, in_range};
@@ -177,22 +178,6 @@ impl Config {
             ));
         }
         Accounts::new(&self.users)
-    }
-}
-
-/// Decodes one publish into an arrival, so that the listener knows nothing of payload formats.
-/// Payloads above the configured size come here too: the decoder quarantines them.
-pub trait Decode: Send + Sync {
-    /// Never fails: what is no reading is a quarantined arrival.
-    fn decode(&self, topic: &str, payload: &[u8], received_ms: i64) -> Arrival;
-}
-
-impl<F> Decode for F
-where
-    F: Fn(&str, &[u8], i64) -> Arrival + Send + Sync,
-{
-    fn decode(&self, topic: &str, payload: &[u8], received_ms: i64) -> Arrival {
-        self(topic, payload, received_ms)
     }
 }
 

@@ -8,6 +8,7 @@ pub mod actor;
 pub mod auth;
 pub mod batcher;
 pub mod bounds;
+pub mod decode;
 pub mod intake;
 pub mod listener;
 pub mod payload;

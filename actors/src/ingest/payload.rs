@@ -11,10 +11,14 @@ use time::{OffsetDateTime, PrimitiveDateTime};
 use vigie_wire::{SensorId, Values, decode, topic};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::listener::Decode;
+use super::decode::Decode;
 use crate::config::{Invalid, Span, in_range};
 use crate::quantity::Catalogue;
 use crate::reading::{Arrival, Identity, Quarantined, Reading};
+
+/// The decoder of the native format takes no more ([`vigie_wire::MAX_PAYLOAD_BYTES`]).
+const MAX_BYTES: u32 = 8192;
+const _: () = assert!(MAX_BYTES as usize == vigie_wire::MAX_PAYLOAD_BYTES);
 
 /// How payloads are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,12 +63,7 @@ impl Config {
     /// # Errors
     /// [`Invalid`] that names the key.
     pub fn validate(&self) -> Result<(), Invalid> {
-        in_range(
-            "max_bytes",
-            self.max_bytes,
-            64,
-            vigie_wire::MAX_PAYLOAD_BYTES as u32,
-        )?;
+        in_range("max_bytes", self.max_bytes, 64, MAX_BYTES)?;
         in_range(
             "oldest",
             self.oldest,
@@ -183,7 +182,7 @@ impl Decoder {
                 format!("not UTF-8 from byte {}", error.valid_up_to()),
             )
         })?;
-        let object: FlatObject = serde_json::from_str(text).map_err(flat_error)?;
+        let object: FlatObject = serde_json::from_str(text).map_err(|error| flat_error(&error))?;
         let field = |names: &[String]| names.iter().find_map(|name| object.get(name));
         let sensor = match field(&self.config.flat.sensor) {
             Some(Scalar::Text(id)) => id.clone(),
@@ -388,7 +387,7 @@ impl FlatObject {
     }
 }
 
-fn flat_error(error: serde_json::Error) -> Why {
+fn flat_error(error: &serde_json::Error) -> Why {
     let text = error.to_string();
     let reason = if text.starts_with("duplicate key") {
         "duplicate_key"

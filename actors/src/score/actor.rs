@@ -38,17 +38,11 @@ impl<M> Gathering<M> {
         // What was refused meanwhile will never be complete.
         self.waiting.retain(|(batch, _)| batch.is_current());
         let batch = Arc::clone(&part.batch);
-        let at = match self
-            .waiting
-            .iter()
-            .position(|(known, _)| Arc::ptr_eq(known, &batch))
-        {
-            Some(at) => at,
-            None => {
-                self.waiting.push((batch, Vec::with_capacity(self.shares)));
-                self.waiting.len() - 1
-            }
-        };
+        let known = |(known, _): &(Arc<Batch>, _)| Arc::ptr_eq(known, &batch);
+        let at = self.waiting.iter().position(known).unwrap_or_else(|| {
+            self.waiting.push((batch, Vec::with_capacity(self.shares)));
+            self.waiting.len() - 1
+        });
         self.waiting[at].1.push(part);
         if self.waiting[at].1.len() < self.shares {
             return None;

@@ -331,14 +331,13 @@ impl<M: IncidentMemory> Scorer<M> {
             return;
         }
         let key: GroupKey = observed.looks.iter().map(|look| look.quantity).collect();
-        let group = match self.by_key.get(&key) {
-            Some(group) => *group,
-            None => {
-                self.by_key.insert(key.clone(), self.groups.len());
-                self.groups
-                    .push((Group::new(key, None, &self.config), Rows::default()));
-                self.groups.len() - 1
-            }
+        let group = if let Some(group) = self.by_key.get(&key) {
+            *group
+        } else {
+            self.by_key.insert(key.clone(), self.groups.len());
+            self.groups
+                .push((Group::new(key, None, &self.config), Rows::default()));
+            self.groups.len() - 1
         };
         let rows = &mut self.groups[group].1;
         for look in &observed.looks {

@@ -358,7 +358,8 @@ impl<M: Memory> Share<M> {
     /// Keeps the number of states in memory bounded. What the last two batches touched stays: it
     /// may not be stored yet.
     fn put_to_sleep(&mut self) {
-        let limit = (u64::from(self.config.max_resident).div_ceil(self.shares)) as usize;
+        let limit = u64::from(self.config.max_resident).div_ceil(self.shares);
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         if self.residents.len() <= limit {
             return;
         }

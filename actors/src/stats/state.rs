@@ -71,6 +71,10 @@ pub struct Channel {
 
 /// One value of a reading against its baseline, as it was before that value.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "independent facts about one value"
+)]
 pub struct Look {
     /// Which quantity.
     pub quantity: QuantityId,
@@ -412,7 +416,7 @@ mod tests {
         let mut state = SensorState::default();
         for n in 0..readings {
             state.enter(
-                &reading(n, n as i64 * 10_000, noisy(n)),
+                &reading(n, n.cast_signed() * 10_000, noisy(n)),
                 &catalogue,
                 &config,
             );
@@ -457,7 +461,7 @@ mod tests {
         let mut accepted = None;
         for n in 400..900 {
             let seen = state.enter(
-                &reading(n, n as i64 * 10_000, noisy(n) + 5.0),
+                &reading(n, n.cast_signed() * 10_000, noisy(n) + 5.0),
                 &catalogue,
                 &config,
             );
@@ -515,7 +519,7 @@ mod tests {
         let mut restored: SensorState = postcard::from_bytes(&bytes).unwrap();
         assert_eq!(restored, whole);
         for n in 300..700 {
-            let next = reading(n, n as i64 * 10_000, noisy(n * 3));
+            let next = reading(n, n.cast_signed() * 10_000, noisy(n * 3));
             assert_eq!(
                 restored.enter(&next, &catalogue, &config),
                 whole.enter(&next, &catalogue, &config)

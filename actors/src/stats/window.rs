@@ -1,7 +1,7 @@
 //! Count, mean, variance, minimum and maximum over a span of time, in constant memory.
 //!
 //! The span is cut into panes; each pane keeps its moments (Welford's update), and panes are merged
-//! by the pairwise formula of Chan, Golub and LeVeque ("Updating formulae and a pairwise algorithm
+//! by the pairwise formula of Chan, Golub and `LeVeque` ("Updating formulae and a pairwise algorithm
 //! for computing sample variances", 1979). The closed panes are merged once per pane, so one
 //! reading costs one update and one merge.
 

@@ -72,7 +72,7 @@ impl Stage for Storing {
     type Job = fn();
     type Done = ();
 
-    fn handle(&mut self, scored: Scored) -> Result<Option<Stored>, Failure> {
+    fn handle(&mut self, mut scored: Scored) -> Result<Option<Stored>, Failure> {
         let batch = Arc::clone(scored.batch());
         if !batch.is_current() {
             return Err(Refusal::Stale.into());
@@ -80,7 +80,7 @@ impl Stage for Storing {
         let begun = tokio::time::Instant::now();
         let committed = self
             .committer
-            .commit(&scored)
+            .commit(&mut scored)
             // What the disk has is not known until the store is opened again: nothing may be
             // written, nothing acknowledged.
             .map_err(|error| Failure::Fatal(chain(&error)))?;

@@ -68,11 +68,11 @@ impl Committer {
         &self.ledger
     }
 
-    /// Makes `scored` durable, all of it or nothing.
+    /// Makes `scored` durable, all of it or nothing. Takes the snapshots out of it.
     ///
     /// # Errors
     /// [`Error`]: nothing of the batch is stored.
-    pub fn commit(&mut self, scored: &Scored) -> Result<Committed, Error> {
+    pub fn commit(&mut self, scored: &mut Scored) -> Result<Committed, Error> {
         let store = self.store.clone();
         let mut write = store.write();
         let mut ledger = self.ledger.clone();
@@ -129,8 +129,8 @@ impl Committer {
             write.anomaly(scored.batch.now_ms, &silent.sensor, &since, &silent.verdict)?;
             ledger.anomalies += 1;
         }
-        for (sensor, state) in &scored.snapshots {
-            write.state(sensor, state.clone());
+        for (sensor, state) in scored.snapshots.drain(..) {
+            write.state(&sensor, state);
         }
         for incident in &scored.changes.incidents {
             write.incident(incident)?;

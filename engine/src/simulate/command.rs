@@ -210,6 +210,7 @@ impl Simulate {
 }
 
 /// Once a second, on standard error: what is on standard output is the result.
+#[allow(clippy::needless_pass_by_value, reason = "the publisher gives it away")]
 fn show(progress: Progress) {
     tracing::info!(
         sent = progress.sent,

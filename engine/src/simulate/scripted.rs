@@ -9,9 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::{
-    FaultKind, FaultPlan, Fleet, FleetConfig, Options, Protocol, PublishError, Qos, Report, publish,
-};
+use super::publisher::PublishError;
+use super::{FaultKind, FaultPlan, Fleet, FleetConfig, Options, Protocol, Qos, Report, publish};
 
 /// What the broker does with one connection.
 #[derive(Debug, Clone)]
