@@ -70,9 +70,9 @@ pub struct Metrics {
     pub in_flight: IntGauge,
     outcomes: IntCounterVec,
     quarantined: IntCounterVec,
-    /// Readings whose source was told to send them again, by reason.
-    pub refused: IntCounterVec,
-    /// From the hand-over by a source to the answer, per reading.
+    /// Readings whose source was told to send them again.
+    pub lost: IntCounter,
+    /// From sending a batch through the stages to its answer, per reading.
     pub durable_seconds: HdrSeconds,
     /// One commit of the store.
     pub commit_seconds: HdrSeconds,
@@ -203,16 +203,15 @@ impl Metrics {
                 "Messages that could not become readings, by reason.",
                 &["reason"],
             )?,
-            refused: counters(
+            lost: counter(
                 registry,
                 "vigie_refused_total",
-                "Messages whose source has to send them again, by reason.",
-                &["reason"],
+                "Messages whose source has to send them again.",
             )?,
             durable_seconds: HdrSeconds::registered(
                 registry,
                 "vigie_durable_seconds",
-                "From the hand-over of a reading to its being durable.",
+                "From sending a batch through the stages to its being durable, per reading.",
             )?,
             commit_seconds: HdrSeconds::registered(
                 registry,
@@ -291,9 +290,6 @@ impl Metrics {
             for result in ["delivered", "failed"] {
                 metrics.notices.with_label_values(&[kind.name(), result]);
             }
-        }
-        for reason in ["shutdown", "lost"] {
-            metrics.refused.with_label_values(&[reason]);
         }
         registry.register(Box::new(metrics.board.clone()))?;
         Ok(metrics)

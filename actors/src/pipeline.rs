@@ -2,7 +2,7 @@
 //! in the order of the stream.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix::{Actor, Addr, Arbiter, Context, Recipient, Supervised, Supervisor};
@@ -75,6 +75,8 @@ pub struct Pipeline {
     intake: Intake,
     ingest: Addr<Ingest>,
     alerter: Addr<Alerter>,
+    /// Until when the Alerter may deliver, once the end is near.
+    closing: Arc<OnceLock<tokio::time::Instant>>,
     /// In the order of the stream.
     stages: Vec<Draining>,
     arbiters: Vec<Arbiter>,
@@ -136,11 +138,13 @@ impl Pipeline {
             Guard::new(name, Arc::clone(&health), metrics.stage(name), sabotage)
         };
 
+        let closing = Arc::new(OnceLock::new());
         let alerter = Alerter::new(
             store.clone(),
             channels,
             guard(Alerter::NAME),
             metrics.clone(),
+            Arc::clone(&closing),
         );
         let alerter = start(&mut arbiters, alerter);
 
@@ -260,6 +264,7 @@ impl Pipeline {
             intake,
             ingest,
             alerter,
+            closing,
             stages,
             arbiters,
             health,
@@ -289,12 +294,15 @@ impl Pipeline {
     }
 
     /// Ends in the order of the stream: nothing more comes in, everything inside is stored and
-    /// answered, notices are delivered, threads end. `Err` names who had not finished in time.
+    /// answered, notices are delivered as far as time allows (the outbox keeps the rest), threads
+    /// end. `Err` names who had not finished in time.
     ///
     /// # Errors
     /// After `deadline`: the stages that had not answered.
     pub async fn drain(self, deadline: Duration) -> Result<(), String> {
         let end = tokio::time::Instant::now() + deadline;
+        // Early enough for the stages to answer in time. Nobody else sets it.
+        let _first = self.closing.set(end - deadline / 4);
         let inside = || {
             format!(
                 "{} readings were not stored; their sources will send them again",

@@ -284,8 +284,9 @@ impl Route {
             Self::Page | Self::Metrics | Self::Live | Self::Ledger => &[],
             Self::Ready => &["verbose"],
             Self::Sensors => &["limit", "cursor"],
-            Self::Readings(_) | Self::Anomalies => &["from", "to", "limit", "cursor"],
-            Self::Incidents => &["from", "to"],
+            Self::Readings(_) | Self::Anomalies | Self::Incidents => {
+                &["from", "to", "limit", "cursor"]
+            }
         }
     }
 }

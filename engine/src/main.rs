@@ -15,6 +15,10 @@ mod source;
 
 use std::process::ExitCode;
 
+/// Batches are made on one thread and freed on another, which glibc answers with ever more arenas.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 use clap::Parser;
 
 fn main() -> ExitCode {

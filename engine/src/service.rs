@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -101,7 +101,7 @@ impl Ground {
 /// A running engine.
 pub(crate) struct Service {
     pipeline: Pipeline,
-    edges: Runtime,
+    edges: Edges,
     stop: watch::Sender<bool>,
     listener: Option<JoinHandle<()>>,
     http: JoinHandle<()>,
@@ -122,22 +122,14 @@ impl Service {
             metrics,
         } = ground;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let edges = Builder::new_multi_thread()
-            .thread_name("edge")
-            .enable_all()
-            .build()
-            .context("cannot start threads for the network")?;
+        let edges = Edges::start()?;
         let (stop, stopped) = watch::channel(false);
 
         // Both addresses first: whoever cannot have one should not find the stream half started.
-        let server = edges
-            .block_on_here(http::Server::bind(config.http.addr))
-            .await?;
+        let server = edges.run(http::Server::bind(config.http.addr)).await?;
         let listener = if mode.listen {
-            let bound = edges
-                .block_on_here(Listener::bind(config.listener.clone()))
-                .await;
-            Some(bound.context("cannot listen for devices")?)
+            let bound = edges.run(Listener::bind(config.listener.clone())).await;
+            Some(bound.context("cannot listen for devices at --mqtt (listener.addr)")?)
         } else {
             None
         };
@@ -179,12 +171,12 @@ impl Service {
         };
         // The page stays up while the stream drains: it ends with the runtime.
         let (_never, http_stop) = watch::channel(false);
-        let http = edges.spawn(server.run(state, http_stop));
+        let http = edges.handle.spawn(server.run(state, http_stop));
         let listener = listener.map(|listener| {
             // Numbers of readings without identity must be above those of earlier runs.
             let unique_from = clock.now_ms().unsigned_abs() * 1000;
             let decoder = Decoder::new(config.payload.clone(), catalogue, unique_from);
-            edges.spawn(listener.run(
+            edges.handle.spawn(listener.run(
                 pipeline.intake().clone(),
                 Arc::new(decoder),
                 clock,
@@ -194,7 +186,7 @@ impl Service {
         });
         let ticks = (!mode.event_time).then(|| {
             let tick = pipeline.ticker();
-            edges.spawn(async move {
+            edges.handle.spawn(async move {
                 let mut interval = tokio::time::interval(Duration::from_secs(1));
                 loop {
                     interval.tick().await;
@@ -227,8 +219,8 @@ impl Service {
     }
 
     /// Threads for whatever talks to the network.
-    pub(crate) fn edges(&self) -> &Runtime {
-        &self.edges
+    pub(crate) fn edges(&self) -> &Handle {
+        &self.edges.handle
     }
 
     /// Says what it listens on and what to open.
@@ -284,8 +276,7 @@ impl Service {
             .drain(left.max(Duration::from_millis(200)))
             .await;
         self.http.abort();
-        // Without waiting: a runtime may not be waited for inside another one.
-        self.edges.shutdown_background();
+        drop(self.edges);
         drained.map_err(|why| anyhow!("shut down before everything was done: {why}"))?;
         match stuck {
             None => Ok(()),
@@ -294,22 +285,40 @@ impl Service {
     }
 }
 
-/// Runs a future on these threads, awaited from another runtime.
-trait BlockOnHere {
-    async fn block_on_here<T: Send + 'static>(
-        &self,
-        future: impl Future<Output = T> + Send + 'static,
-    ) -> T;
+/// Threads for whatever talks to the network. Ends when dropped, also inside another runtime and
+/// also when the start failed half-way.
+struct Edges {
+    handle: Handle,
+    runtime: Option<Runtime>,
 }
 
-impl BlockOnHere for Runtime {
-    async fn block_on_here<T: Send + 'static>(
-        &self,
-        future: impl Future<Output = T> + Send + 'static,
-    ) -> T {
-        match self.spawn(future).await {
+impl Edges {
+    fn start() -> anyhow::Result<Self> {
+        let runtime = Builder::new_multi_thread()
+            .thread_name("edge")
+            .enable_all()
+            .build()
+            .context("cannot start threads for the network")?;
+        Ok(Self {
+            handle: runtime.handle().clone(),
+            runtime: Some(runtime),
+        })
+    }
+
+    /// Runs a future on these threads, awaited from another runtime.
+    async fn run<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
+        match self.handle.spawn(future).await {
             Ok(value) => value,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    }
+}
+
+impl Drop for Edges {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // Without waiting: a runtime may not be waited for inside another one.
+            runtime.shutdown_background();
         }
     }
 }

@@ -1,7 +1,10 @@
 //! The Alerter: delivers what the outbox holds, oldest first, and takes it out. It has an Arbiter
 //! of its own, so however slow a channel is, the stream does not notice.
 
+use std::sync::{Arc, OnceLock};
+
 use actix::{Actor, ActorContext, Context, Handler, Supervised};
+use tokio::time::Instant;
 
 use super::Channel;
 use crate::message::{Drain, Noticed, Tick, To};
@@ -16,6 +19,7 @@ pub struct Alerter {
     guard: Guard,
     metrics: Metrics,
     stage: StageMetrics,
+    closing: Arc<OnceLock<Instant>>,
 }
 
 impl std::fmt::Debug for Alerter {
@@ -32,12 +36,14 @@ impl Alerter {
     /// Notices read from the outbox at once.
     const CHUNK: usize = 64;
 
-    /// Delivers through every one of `channels`.
+    /// Delivers through every one of `channels`. Once `closing` is set, only until then: what is
+    /// left waits in the outbox for the next start.
     pub fn new(
         store: Embedded,
         channels: Vec<Box<dyn Channel>>,
         guard: Guard,
         metrics: Metrics,
+        closing: Arc<OnceLock<Instant>>,
     ) -> Self {
         let stage = metrics.stage(Self::NAME);
         Self {
@@ -46,15 +52,17 @@ impl Alerter {
             guard,
             metrics,
             stage,
+            closing,
         }
     }
 
     fn deliver(&mut self, ctx: &mut Context<Self>) {
         let (store, channels, metrics, stage) =
             (&self.store, &mut self.channels, &self.metrics, &self.stage);
+        let closing = &*self.closing;
         if let Err(panic) = self
             .guard
-            .run(None, || empty(store, channels, metrics, stage))
+            .run(None, || empty(store, channels, metrics, stage, closing))
         {
             tracing::error!(
                 stage = Self::NAME,
@@ -66,12 +74,13 @@ impl Alerter {
     }
 }
 
-/// Delivers until the outbox is empty or a channel refuses.
+/// Delivers until the outbox is empty, a channel refuses or the engine has to end.
 fn empty(
     store: &Embedded,
     channels: &mut [Box<dyn Channel>],
     metrics: &Metrics,
     stage: &StageMetrics,
+    closing: &OnceLock<Instant>,
 ) {
     loop {
         let notices = match store.outbox(Alerter::CHUNK) {
@@ -83,6 +92,10 @@ fn empty(
             }
         };
         for (key, notice) in notices {
+            if closing.get().is_some_and(|end| Instant::now() >= *end) {
+                tracing::info!("notices wait in the outbox for the next start");
+                return;
+            }
             stage.received.inc();
             for channel in channels.iter_mut() {
                 if let Err(error) = channel.deliver(&notice) {

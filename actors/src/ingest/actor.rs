@@ -110,6 +110,8 @@ impl Ingest {
         match self.guard.run(None, || batcher.answered(serial, answer)) {
             Ok(Verdict::Stored(outcomes)) => {
                 self.metrics.outcomes(&outcomes);
+                let answered = i64::try_from(outcomes.len()).unwrap_or(i64::MAX);
+                self.metrics.in_flight.sub(answered);
                 self.metrics
                     .durable_seconds
                     .record(begun.elapsed(), outcomes.len() as u64);
@@ -150,6 +152,9 @@ impl Supervised for Ingest {
         let pause = self.guard.restarting();
         // Deliveries that were inside are dropped, which tells their sources; answers to batches
         // that are still under way are of an unknown serial to the new batcher.
+        let inside = self.metrics.in_flight.get();
+        self.metrics.lost.inc_by(inside.max(0).cast_unsigned());
+        self.metrics.in_flight.set(0);
         let serial = self.batcher.next_serial();
         self.batcher = Batcher::new(self.credits, serial);
         if !pause.is_zero() {
@@ -165,12 +170,9 @@ impl Handler<To<Delivery>> for Ingest {
         let readings = delivery.arrivals.len() as u64;
         self.stage.received.inc_by(readings);
         self.metrics.received.inc_by(readings);
+        self.metrics.in_flight.add(readings.cast_signed());
         let batcher = &mut self.batcher;
         if let Err(panic) = self.guard.run(None, || batcher.push(delivery)) {
-            self.metrics
-                .refused
-                .with_label_values(&["lost"])
-                .inc_by(readings);
             return Self::fail(&panic, ctx);
         }
         self.pump(ctx);

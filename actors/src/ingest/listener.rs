@@ -174,7 +174,7 @@ impl Config {
                 "addr",
                 self.addr,
                 "everybody who reaches this address could publish, because no users are configured",
-                "add [[users]] with name and password_hash, or listen on 127.0.0.1",
+                "add [[listener.users]] with name and password_hash, or listen on 127.0.0.1",
             ));
         }
         Accounts::new(&self.users)

@@ -1,5 +1,6 @@
 //! The Scorer as a stage: gathers the parts of a batch from all Stats shares, then scores it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::forest::{FitJob, Model};
@@ -79,7 +80,11 @@ impl<M: IncidentMemory + Unpin + Send + 'static> Stage for Gathering<M> {
     }
 
     fn jobs(&mut self) -> Vec<Self::Job> {
-        let boxed = |job: FitJob| Box::new(move || job.run()) as Self::Job;
+        // Whatever happens to a job, its group must hear that it is over.
+        let boxed = |job: FitJob| {
+            let guarded = move || catch_unwind(AssertUnwindSafe(|| job.run())).ok().flatten();
+            Box::new(guarded) as Self::Job
+        };
         self.scorer.take_jobs().into_iter().map(boxed).collect()
     }
 

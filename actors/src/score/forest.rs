@@ -69,12 +69,11 @@ impl Model {
         ((f64::from(score) - median) / (line - median).max(1e-6)).max(0.0)
     }
 
-    /// The alarm line: the training quantile, with a margin of a quarter of its distance from the
-    /// median.
+    /// The alarm line: the training quantile, with a margin of half its distance from the median.
     pub fn line(&self) -> f64 {
         let median = f64::from(self.forest.training_scores().median);
         let quantile = f64::from(self.forest.threshold());
-        quantile + 0.25 * (quantile - median)
+        quantile + 0.5 * (quantile - median)
     }
 
     /// For the store.
@@ -229,7 +228,10 @@ impl Group {
         self.fitting = true;
         self.since_fit = 0;
         // 256, 1,024, 4,096, … until the configured distance is reached.
-        self.fit_at = self.fit_at.saturating_mul(4).min(Self::later(config));
+        self.fit_at = match config.refit_every {
+            0 => u64::MAX,
+            _ => self.fit_at.saturating_mul(4).min(Self::later(config)),
+        };
         // Newer rows weigh more in the next sample than a whole history would let them.
         let rows = self.sample.clone();
         self.seen = self.seen.min(Self::KEPT);

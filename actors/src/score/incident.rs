@@ -169,15 +169,6 @@ impl Incidents {
             .count()
     }
 
-    /// Replaces what is known of one sensor by what the store has.
-    pub fn restore(&mut self, sensor: SensorId, stored: Option<Incident>) {
-        self.hints.remove(&sensor);
-        match stored {
-            Some(incident) => self.current.insert(sensor, incident),
-            None => self.current.remove(&sensor),
-        };
-    }
-
     /// Replaces all by what the store has.
     pub fn replace(&mut self, stored: Vec<Incident>) {
         self.hints.clear();

@@ -12,7 +12,7 @@ use super::Config;
 use super::forest::{FEATURES, FitJob, Group, GroupKey, Model, features};
 use super::incident::{Changes, Incident, Incidents};
 use super::rules::{Rule, Verdict, judge, judge_gap, judge_silence};
-use crate::batch::{Batch, Forget};
+use crate::batch::Batch;
 use crate::quantity::Catalogue;
 use crate::reading::{Arrival, Reading};
 use crate::stats::share::{Finding, Part, SilenceLine};
@@ -85,13 +85,7 @@ pub struct Scored {
 
 /// What the Scorer asks of the store.
 pub trait IncidentMemory {
-    /// The sensor's incident that is open or cooling down.
-    ///
-    /// # Errors
-    /// [`store::Error`] if the store cannot be read.
-    fn current_incident(&self, sensor: &SensorId) -> Result<Option<Incident>, store::Error>;
-
-    /// All of them.
+    /// The incidents that are open or cooling down.
     ///
     /// # Errors
     /// [`store::Error`] if the store cannot be read.
@@ -256,18 +250,11 @@ impl<M: IncidentMemory> Scorer<M> {
     }
 
     fn forget(&mut self, batch: &Batch) -> Result<(), store::Error> {
-        let Some(forget) = batch.catch_up(&mut self.epoch) else {
+        if batch.catch_up(&mut self.epoch).is_none() {
             return Ok(());
-        };
-        match forget {
-            Forget::Sensors(sensors) => {
-                for sensor in sensors {
-                    let stored = self.memory.current_incident(&sensor)?;
-                    self.incidents.restore(sensor, stored);
-                }
-            }
-            Forget::Everything => self.incidents.replace(self.memory.current_incidents()?),
         }
+        // Not only of the readings' sensors: time alone ends incidents, and silences begin them.
+        self.incidents.replace(self.memory.current_incidents()?);
         // A refused batch may have carried them.
         self.unsaved = self
             .groups

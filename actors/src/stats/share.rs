@@ -30,8 +30,8 @@ pub struct Resting {
     pub received_ms: i64,
     /// Its expected gap; `None` if not learned yet.
     pub expected_ms: Option<i64>,
-    /// Its present silence was told already.
-    pub silence_told: bool,
+    /// The batch in which its present silence was told.
+    pub silence_told: Option<u64>,
 }
 
 /// What Stats asks of the store. Reads only what is committed.
@@ -100,7 +100,8 @@ struct Resident {
     /// Batch in which it was last touched.
     touched: u64,
     since_snapshot: u32,
-    silence_told: bool,
+    /// The batch in which its present silence was told.
+    silence_told: Option<u64>,
 }
 
 /// The sensors of one Stats actor.
@@ -222,9 +223,21 @@ impl<M: Memory> Share<M> {
         Ok(part)
     }
 
-    /// States that were computed from refused readings come back from the store.
+    /// States that were computed from refused readings come back from the store, and what was told
+    /// with a refused batch is told again.
     fn forget(&mut self, batch: &Batch) {
-        match batch.catch_up(&mut self.epoch) {
+        let forget = batch.catch_up(&mut self.epoch);
+        if forget.is_some() {
+            // At most two batches are under way.
+            let recent = self.batches.saturating_sub(2);
+            for resident in self.residents.values_mut() {
+                resident.silence_told.take_if(|told| *told >= recent);
+            }
+            for resting in self.resting.values_mut() {
+                resting.silence_told.take_if(|told| *told >= recent);
+            }
+        }
+        match forget {
             None => {}
             Some(Forget::Sensors(sensors)) => {
                 for sensor in sensors {
@@ -277,7 +290,7 @@ impl<M: Memory> Share<M> {
             ))),
             Standing::InOrder | Standing::AskStore => {
                 let observed = resident.state.enter(reading, &self.catalogue, &self.config);
-                resident.silence_told = false;
+                resident.silence_told = None;
                 resident.since_snapshot += 1;
                 if observed.entered == 1 || resident.since_snapshot >= self.config.snapshot_every {
                     resident.since_snapshot = 0;
@@ -301,7 +314,7 @@ impl<M: Memory> Share<M> {
             state: SensorState::default(),
             touched: self.batches,
             since_snapshot: 0,
-            silence_told: resting.is_some_and(|resting| resting.silence_told),
+            silence_told: resting.and_then(|resting| resting.silence_told),
         };
         if known && let Some(recalled) = self.memory.recall(sensor)? {
             resident.state = recalled.state;
@@ -326,7 +339,7 @@ impl<M: Memory> Share<M> {
             .resting
             .iter()
             .filter(|(_, resting)| {
-                !resting.silence_told
+                resting.silence_told.is_none()
                     && is_overdue(resting.received_ms, resting.expected_ms).is_some()
             })
             .map(|(sensor, _)| *sensor)
@@ -337,12 +350,12 @@ impl<M: Memory> Share<M> {
         }
         let mut silent = Vec::new();
         for (sensor, resident) in &mut self.residents {
-            if resident.silence_told {
+            if resident.silence_told.is_some() {
                 continue;
             }
             let state = &resident.state;
             if let Some(expected_ms) = is_overdue(state.received_ms, state.expected_gap_ms()) {
-                resident.silence_told = true;
+                resident.silence_told = Some(self.batches);
                 let since_ms = state.received_ms.max(listening);
                 silent.push(Silence {
                     sensor: *sensor,

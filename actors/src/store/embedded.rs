@@ -5,8 +5,10 @@
 //! failed sync poisons the database for the process, so every error here is final for the writer.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use fjall::config::CompressionPolicy;
+use fjall::compaction::Leveled;
+use fjall::config::{CompressionPolicy, FilterPolicy};
 use fjall::{
     CompressionType, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode,
 };
@@ -106,12 +108,23 @@ impl Embedded {
             .open()
             .map_err(opened)?;
         let keyspace = |name: &str, memtable: u64| {
-            db.keyspace(name, || {
-                KeyspaceCreateOptions::default()
-                    .max_memtable_size(memtable)
-                    .data_block_compression_policy(CompressionPolicy::all(CompressionType::Lz4))
-            })
-            .map_err(opened)
+            let options = KeyspaceCreateOptions::default()
+                .max_memtable_size(memtable)
+                // Young tables are soon merged into older ones: only those are compressed.
+                .data_block_compression_policy(CompressionPolicy::new([
+                    CompressionType::None,
+                    CompressionType::Lz4,
+                ]));
+            let options = match name {
+                // Every flush touches every sensor, so merging early writes everything again and
+                // again. Readings are read by range; a filter would help only the rare look-up of
+                // a late one.
+                "readings" => options
+                    .filter_policy(FilterPolicy::disabled())
+                    .compaction_strategy(Arc::new(Leveled::default().with_l0_threshold(8))),
+                _ => options,
+            };
+            db.keyspace(name, || options).map_err(opened)
         };
         let small = 1 << 20;
         let store = Self {
@@ -290,35 +303,27 @@ impl Embedded {
     /// [`Error`] if the store cannot be read.
     pub fn anomalies(
         &self,
-        (from_ms, to_ms): (i64, i64),
+        span: (i64, i64),
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Page<StoredAnomaly>, Error> {
-        let floor = row::time_floor(from_ms).to_vec();
-        let ceiling = row::time_floor(to_ms).to_vec();
-        let start = after.map_or_else(
-            || floor.clone(),
-            |key| [key, &[0]].concat().max(floor.clone()),
-        );
-        if start >= ceiling {
-            return Ok(Page {
-                items: Vec::new(),
-                next: None,
-            });
-        }
-        page(
-            self.anomalies.range(start..ceiling),
-            limit,
-            0,
-            |key, value| {
-                let (time_ms, sensor) = row::split_by_time_key(key)?;
-                Ok(StoredAnomaly {
-                    time_ms,
-                    sensor,
-                    verdict: decode(value, "anomaly")?,
-                })
-            },
-        )
+        by_time(&self.anomalies, span, after, limit, |key, value| {
+            let (time_ms, sensor) = row::split_by_time_key(key)?;
+            Ok(StoredAnomaly {
+                time_ms,
+                sensor,
+                verdict: decode(value, "anomaly")?,
+            })
+        })
+    }
+
+    /// The sensor's incident that is open or was the last one.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn current_incident(&self, sensor: &SensorId) -> Result<Option<Incident>, Error> {
+        let bytes = self.current.get(sensor.as_str()).map_err(failed)?;
+        bytes.map(|bytes| decode(&bytes, "incident")).transpose()
     }
 
     /// Notices that are not delivered yet, oldest first, with the key to [`Embedded::delivered`].
@@ -413,6 +418,27 @@ fn sensor_of(key: &[u8]) -> Result<SensorId, Error> {
         .ok()
         .and_then(|id| SensorId::try_from(id).ok())
         .ok_or(Error::Damaged { what: "key" })
+}
+
+/// Reads a keyspace whose keys begin with a time.
+fn by_time<T>(
+    keyspace: &Keyspace,
+    (from_ms, to_ms): (i64, i64),
+    after: Option<&[u8]>,
+    limit: usize,
+    item: impl FnMut(&[u8], &[u8]) -> Result<T, Error>,
+) -> Result<Page<T>, Error> {
+    let floor = row::time_floor(from_ms).to_vec();
+    let ceiling = row::time_floor(to_ms).to_vec();
+    let start = after.map(|key| [key, &[0]].concat()).unwrap_or_default();
+    let start = start.max(floor);
+    if start >= ceiling {
+        return Ok(Page {
+            items: Vec::new(),
+            next: None,
+        });
+    }
+    page(keyspace.range(start..ceiling), limit, 0, item)
 }
 
 /// Reads up to `limit` entries; the cursor is the last key without its first `skip` bytes.
@@ -626,14 +652,15 @@ impl Embedded {
     ///
     /// # Errors
     /// [`Error`] if the store cannot be read.
-    pub fn incidents(&self, (from_ms, to_ms): (i64, i64)) -> Result<Vec<Incident>, Error> {
-        self.incidents
-            .range(row::time_floor(from_ms)..row::time_floor(to_ms))
-            .map(|guard| {
-                let (_, value) = guard.into_inner().map_err(failed)?;
-                decode(&value, "incident")
-            })
-            .collect()
+    pub fn incidents(
+        &self,
+        span: (i64, i64),
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Page<Incident>, Error> {
+        by_time(&self.incidents, span, after, limit, |_, value| {
+            decode(value, "incident")
+        })
     }
 
     /// The forest of one generation.
@@ -669,7 +696,7 @@ impl Memory for Embedded {
                 let resting = Resting {
                     received_ms: state.received_ms,
                     expected_ms: state.expected_gap_ms(),
-                    silence_told: false,
+                    silence_told: None,
                 };
                 Ok((sensor_of(&key)?, resting))
             })
@@ -678,14 +705,6 @@ impl Memory for Embedded {
 }
 
 impl IncidentMemory for Embedded {
-    fn current_incident(&self, sensor: &SensorId) -> Result<Option<Incident>, Error> {
-        self.current
-            .get(sensor.as_str())
-            .map_err(failed)?
-            .map(|bytes| decode(&bytes, "incident"))
-            .transpose()
-    }
-
     fn current_incidents(&self) -> Result<Vec<Incident>, Error> {
         self.current
             .iter()

@@ -11,7 +11,6 @@ use vigie_actors::quantity::Catalogue;
 use vigie_actors::reading::Identity;
 use vigie_actors::score::incident::Incident;
 use vigie_actors::score::rules::{Rule, Verdict};
-use vigie_actors::score::scorer::IncidentMemory;
 use vigie_actors::stats::state::SensorState;
 use vigie_actors::store;
 use vigie_actors::store::embedded::{Embedded, Page, StoredReading};
@@ -457,13 +456,7 @@ pub(super) fn anomalies(
     catalogue: &Catalogue,
     query: &Query,
 ) -> Result<Vec<u8>, Failure> {
-    if query
-        .cursor
-        .as_ref()
-        .is_some_and(|cursor| row::split_by_time_key(cursor).is_err())
-    {
-        return Err(bad_cursor());
-    }
+    check_time_cursor(query)?;
     list(
         "anomalies",
         query,
@@ -492,6 +485,14 @@ pub(super) fn anomalies(
     )
 }
 
+fn check_time_cursor(query: &Query) -> Result<(), Failure> {
+    let cursor = query.cursor.as_ref();
+    if cursor.is_some_and(|cursor| row::split_by_time_key(cursor).is_err()) {
+        return Err(bad_cursor());
+    }
+    Ok(())
+}
+
 #[derive(Serialize)]
 struct Episode<'a> {
     id: String,
@@ -511,29 +512,28 @@ pub(super) fn incidents(
     catalogue: &Catalogue,
     query: &Query,
 ) -> Result<Vec<u8>, Failure> {
-    let incidents = if query.from_ms < query.to_ms {
-        store.incidents(query.span())?
-    } else {
-        Vec::new()
-    };
-    let episodes: Vec<Episode<'_>> = incidents
-        .iter()
-        .map(|incident| Episode {
-            id: incident.id(),
-            sensor: incident.sensor.as_str(),
-            opened: incident.opened_ms,
-            resolved: incident.resolved_ms,
-            severity: incident.severity.name(),
-            rule: incident.first.rule.name(),
-            quantity: subject(&incident.first, catalogue).0,
-            anomalies: incident.anomalies,
-            text: sentence(&incident.first, catalogue),
-        })
-        .collect();
-    let mut body = b"{\"incidents\":".to_vec();
-    put(&mut body, &episodes)?;
-    body.push(b'}');
-    Ok(body)
+    check_time_cursor(query)?;
+    list(
+        "incidents",
+        query,
+        |after, limit| store.incidents(query.span(), after, limit),
+        |body, incident| {
+            put(
+                body,
+                &Episode {
+                    id: incident.id(),
+                    sensor: incident.sensor.as_str(),
+                    opened: incident.opened_ms,
+                    resolved: incident.resolved_ms,
+                    severity: incident.severity.name(),
+                    rule: incident.first.rule.name(),
+                    quantity: subject(&incident.first, catalogue).0,
+                    anomalies: incident.anomalies,
+                    text: sentence(&incident.first, catalogue),
+                },
+            )
+        },
+    )
 }
 
 #[derive(Serialize)]

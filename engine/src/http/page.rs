@@ -24,7 +24,7 @@ const LINKS: [(Option<&str>, &str, &str); 8] = [
     ),
     (
         Some("/api/v1/incidents"),
-        "/api/v1/incidents?from&to",
+        "/api/v1/incidents?from&to&limit&cursor",
         "what people were told about",
     ),
     (

@@ -328,7 +328,10 @@ async fn pages_visit_each_reading_once() {
         r#"{"anomalies":[],"next":null}"#
     );
     let path = format!("/api/v1/incidents?from={}&to={}", T0 + 2, T0 + 1);
-    assert_eq!(server.get(&path).await.body, r#"{"incidents":[]}"#);
+    assert_eq!(
+        server.get(&path).await.body,
+        r#"{"incidents":[],"next":null}"#
+    );
 }
 
 #[tokio::test]
@@ -409,7 +412,7 @@ async fn shapes_are_exact() {
         json!({ "incidents": [
             incident("C001", T0 + 1, json!(null)),
             incident("C002", T0 + 2, json!(T0 + 9)),
-        ] })
+        ], "next": null })
     );
     assert_eq!(
         server.get("/api/v1/ledger").await.body,
