@@ -1,0 +1,178 @@
+//! `kill -9` at random moments under load: nothing acknowledged is lost, nothing is stored twice,
+//! and the statistics are those of a run without interruption.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use serde_json::Value;
+
+use super::harness::{
+    Engine, PATIENCE, Process, Published, acked, assert_kept, doctor, now_ms, setting, simulate,
+    simulate_args, stored, wait_until,
+};
+
+const SEED: u64 = 9;
+const READY_WITHIN: Duration = Duration::from_secs(3);
+
+/// On a port of its own, so that the publisher finds it again. Below those that the system hands
+/// out by itself: nobody takes it while the engine is away, not even the publisher that tries to
+/// connect.
+fn start_on_a_port(dir: &Path, random: &mut impl rand::Rng) -> (Engine, String) {
+    for _ in 0..20 {
+        let addr = format!("127.0.0.1:{}", random.gen_range(20_000..32_000));
+        let args = [
+            "run",
+            "--data-dir",
+            "data",
+            "--http",
+            "127.0.0.1:0",
+            "--mqtt",
+            &addr,
+        ];
+        match Engine::try_start(dir, &args) {
+            Ok(engine) => return (engine, addr),
+            Err(ended) => assert!(ended.stderr.contains("--mqtt"), "{ended:#?}"),
+        }
+    }
+    panic!("20 ports are in use");
+}
+
+/// What has to be the same however often the engine was killed, by sensor.
+fn rows(engine: &Engine) -> Vec<(String, Vec<Value>)> {
+    let fixed = ["t", "boot", "seq", "temperature", "humidity", "z", "late"];
+    let row = |mut reading: Value| Value::from(fixed.map(|field| reading[field].take()).to_vec());
+    engine
+        .sensors()
+        .into_iter()
+        .map(|sensor| {
+            let rows = engine.readings(&sensor).into_iter().map(row).collect();
+            (sensor, rows)
+        })
+        .collect()
+}
+
+/// How many readings entered each sensor's state.
+fn entered(engine: &Engine) -> Vec<(Value, Value)> {
+    engine
+        .list("/api/v1/sensors", "sensors", 1000)
+        .into_iter()
+        .map(|mut sensor| (sensor["id"].take(), sensor["readings"].take()))
+        .collect()
+}
+
+#[test]
+fn kill_nine_loses_nothing_doubles_nothing_and_changes_no_statistics() {
+    let kills = setting("VIGIE_KILLS", 10);
+    let mut random = StdRng::seed_from_u64(SEED);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("acked");
+    let fleet = format!(
+        "--sensors 20 --seed {SEED} --faults spike,sentinel,stuck --fault-every 100 \
+         --fault-warmup 100 --interval 1s --start {}",
+        now_ms() - 6 * 86_400_000
+    );
+    // The port is any free one; the moments are those of the seed.
+    let (mut engine, addr) = start_on_a_port(dir.path(), &mut rand::thread_rng());
+    let load = format!("{fleet} --rate 2000 --acked acked");
+    let mut publisher = Process::start(dir.path(), &simulate_args(engine.mqtt(), &load));
+
+    let mut slowest = Duration::ZERO;
+    let mut begun = Instant::now();
+    for kill in 0..kills {
+        engine.wait_ready(READY_WITHIN);
+        if kill > 0 {
+            slowest = slowest.max(begun.elapsed());
+        }
+        // Every other time in the midst of readings, else whatever happens after the start.
+        if kill % 2 == 0 {
+            let before = fs::metadata(&file).map_or(0, |file| file.len());
+            wait_until("acknowledgements after the start", PATIENCE, || {
+                let now = fs::metadata(&file).map_or(0, |file| file.len());
+                (now > before).then_some(()).ok_or_else(|| {
+                    format!("{now} bytes in the file of acknowledged readings, kill {kill}")
+                })
+            });
+        }
+        std::thread::sleep(Duration::from_millis(random.gen_range(50..=400)));
+        engine.process.kill();
+        begun = Instant::now();
+        engine = Engine::run_with(dir.path(), &["--mqtt", &addr]);
+    }
+    engine.wait_ready(READY_WITHIN);
+    slowest = slowest.max(begun.elapsed());
+    assert!(
+        slowest < READY_WITHIN,
+        "the slowest restart took {slowest:?}"
+    );
+
+    wait_until("the publisher's way back", PATIENCE, || {
+        let open = engine.count("vigie_mqtt_connections");
+        (open > 0)
+            .then_some(())
+            .ok_or_else(|| format!("{open} connections"))
+    });
+    publisher.signal("INT");
+    assert_eq!(publisher.wait(PATIENCE), 0, "exit code of the publisher");
+    let published = Published::read(&publisher.stdout().join("\n"));
+    assert_eq!(
+        (published.acknowledged, published.unacknowledged),
+        (published.sent, 0),
+        "{published:?}"
+    );
+    assert!(published.reconnects > 0 || kills == 0, "{published:?}");
+
+    let acked = acked(&file);
+    let stored = stored(&engine);
+    assert_kept(&acked, &stored);
+    assert_eq!(
+        stored.len() as u64,
+        published.sent,
+        "readings in the store and sent; {published:?}"
+    );
+    let killed = (rows(&engine), entered(&engine));
+    engine.process.stop();
+    assert_eq!(
+        doctor(dir.path()),
+        stored.len() as u64,
+        "the doctor's count and different readings"
+    );
+
+    let calm_dir = tempfile::tempdir().unwrap();
+    let mut calm = Engine::run(calm_dir.path());
+    let load = format!("{fleet} --rate max --count {}", published.sent);
+    simulate(calm_dir.path(), calm.mqtt(), &load);
+    assert_same(&killed.0, &rows(&calm));
+    assert_eq!(
+        killed.1,
+        entered(&calm),
+        "readings that entered the state of each sensor"
+    );
+    calm.process.stop();
+    eprintln!(
+        "kill: {kills} kills, {} readings acknowledged, {} reconnects, slowest restart {slowest:?}",
+        acked.len(),
+        published.reconnects
+    );
+}
+
+/// Fails at the first difference.
+fn assert_same(killed: &[(String, Vec<Value>)], calm: &[(String, Vec<Value>)]) {
+    let mut spoke = 0;
+    assert_eq!(killed.len(), calm.len(), "sensors");
+    for ((sensor, killed), (_, calm)) in killed.iter().zip(calm) {
+        assert_eq!(killed.len(), calm.len(), "readings of {sensor}");
+        for (nth, (killed, calm)) in killed.iter().zip(calm).enumerate() {
+            assert_eq!(
+                killed, calm,
+                "reading {nth} of {sensor}, with kills and without: \
+                 t, boot, seq, temperature, humidity, z, late"
+            );
+            let z = &killed[5]["temperature"];
+            spoke += u32::from(z.as_f64().is_some_and(|z| z.abs() > 0.0));
+        }
+    }
+    assert!(spoke > 0, "no z-score to compare");
+}

@@ -1,0 +1,28 @@
+//! The real binary as its users meet it: started, loaded, killed, stopped and asked.
+//!
+//! The environment sets how much: `VIGIE_KILLS` (kills in `kill`, default 10) and `VIGIE_FLOOD`
+//! (ids in `flood`, default 20,000).
+#![cfg(unix)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests fail the test, as tests do"
+)]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "these tests watch another process, on the clock on the wall"
+)]
+#![allow(
+    clippy::print_stderr,
+    reason = "a failed test shows what the engine said"
+)]
+
+mod cli;
+mod end_to_end;
+mod flood;
+mod harness;
+mod kill;
+mod mqtt;
+mod poison;
+mod shutdown;

@@ -1,0 +1,101 @@
+//! SIGTERM under load: the engine ends in time, and what it acknowledged is there afterwards.
+
+use std::time::{Duration, Instant};
+
+use super::harness::{
+    Engine, PATIENCE, Process, Published, acked, assert_kept, doctor, mails, now_ms, simulate,
+    simulate_args, stored, wait_until,
+};
+
+#[test]
+fn sigterm_under_load_ends_in_time_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("acked");
+    let mut engine = Engine::run(dir.path());
+    let args = simulate_args(
+        engine.mqtt(),
+        "--sensors 50 --rate 5000 --connections 4 --interval 1s --acked acked",
+    );
+    let mut publisher = Process::start(dir.path(), &args);
+    let under_load = wait_until("10,000 acknowledged readings", PATIENCE, || {
+        let count = engine.ledger("stored");
+        if count >= 10_000 {
+            Ok(count)
+        } else {
+            Err(format!("{count} stored"))
+        }
+    });
+
+    let begun = Instant::now();
+    engine.process.signal("TERM");
+    let code = engine.process.wait(Duration::from_secs(10));
+    let took = begun.elapsed();
+    assert_eq!(code, 0, "exit code after SIGTERM under load");
+    assert!(took < Duration::from_secs(5), "the shutdown took {took:?}");
+
+    publisher.signal("INT");
+    assert_eq!(publisher.wait(PATIENCE), 0, "exit code of the publisher");
+    let published = Published::read(&publisher.stdout().join("\n"));
+    let acked = acked(&file);
+    assert_eq!(acked.len() as u64, published.acknowledged, "{published:?}");
+
+    let held = doctor(dir.path());
+    let mut engine = Engine::run(dir.path());
+    let stored = stored(&engine);
+    assert_kept(&acked, &stored);
+    assert_eq!(
+        stored.len() as u64,
+        held,
+        "readings in the API and the doctor's count"
+    );
+    engine.process.stop();
+    eprintln!(
+        "shutdown: ended in {took:?} after {under_load} readings; {} acknowledged, {held} stored",
+        acked.len()
+    );
+}
+
+#[test]
+fn a_backlog_of_notices_does_not_hold_up_the_end_and_is_delivered_later() {
+    const SENSORS: u64 = 4_000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut engine = Engine::run(dir.path());
+    let start = now_ms() - 3_600_000;
+    // Everybody fell silent for a minute, an hour ago: as many incidents as sensors in an instant,
+    // each opened and resolved.
+    let expected = 2 * SENSORS;
+    for (boot, start) in [("before", start), ("after", start + 60_000)] {
+        let load = format!(
+            "--sensors {SENSORS} --count {SENSORS} --rate max --interval 10s --start {start} \
+             --boot {boot}"
+        );
+        simulate(dir.path(), engine.mqtt(), &load);
+    }
+    assert_eq!(engine.incidents().len() as u64, SENSORS, "incidents");
+    let begun = Instant::now();
+    engine.process.signal("TERM");
+    let code = engine.process.wait(Duration::from_secs(10));
+    let took = begun.elapsed();
+    let in_time = mails(dir.path());
+    assert_eq!(
+        code, 0,
+        "exit code after {took:?}, with {in_time} mails written"
+    );
+    assert!(took < Duration::from_secs(5), "the shutdown took {took:?}");
+
+    let mut engine = Engine::run(dir.path());
+    wait_until(
+        "both mails of every incident",
+        Duration::from_mins(2),
+        || match mails(dir.path()) {
+            count if count as u64 == expected => Ok(()),
+            count => Err(format!(
+                "{count} mails, {in_time} at the end of the first run"
+            )),
+        },
+    );
+    engine.process.stop();
+    eprintln!(
+        "shutdown: ended in {took:?} with {in_time} of {expected} mails written, the rest later"
+    );
+}
