@@ -36,7 +36,7 @@ pub struct Settings {
     pub incidents: score::incident::Config,
     /// Section `[store]`.
     pub store: store::Config,
-    /// Batches under way at most: 1 live (0 counts as 1), 2 for replay.
+    /// Batches under way at most; 0 stands for 2. The second one sets out only under load.
     pub credits: usize,
     /// Time is that of the readings instead of the clock's: for recorded data.
     pub event_time: bool,
@@ -177,6 +177,7 @@ impl Pipeline {
         let storing = start(&mut arbiters, shell);
 
         let shares = settings.shares();
+        let beside = !settings.event_time;
         let scoring = {
             let (store, catalogue) = (store.clone(), Arc::clone(catalogue));
             let (score, incidents) = (settings.score.clone(), settings.incidents.clone());
@@ -191,7 +192,7 @@ impl Pipeline {
                     epochs.current(),
                 )
                 .map_err(|error| chain(&error))?;
-                Ok(Gathering::new(scorer, shares, metrics.clone()))
+                Ok(Gathering::new(scorer, shares, beside, metrics.clone()))
             }
         };
         let to_store = storing.clone();
@@ -238,7 +239,10 @@ impl Pipeline {
             .map(|share| share.clone().recipient())
             .collect();
         let ingest = Ingest::new(
-            settings.credits.max(1),
+            match settings.credits {
+                0 => 2,
+                credits => credits,
+            },
             Box::new(move |batch| {
                 to_shares
                     .iter()

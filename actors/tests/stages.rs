@@ -1,6 +1,13 @@
 //! The stages together, with real actors and a real store: what happens when one panics, when
 //! readings come twice, when the process ends in between, when ids never end.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_precision_loss,
+    reason = "a test stops at what it does not expect"
+)]
+
 mod common;
 
 use common::{Bench, START_MS, fleet, in_system, reading, sensor, stored};

@@ -56,8 +56,7 @@ pub(crate) fn settings(config: &Config, event_time: bool) -> Settings {
         score: config.score.clone(),
         incidents: config.incidents.clone(),
         store: config.store.clone(),
-        // With the source in the same process the store would idle while the next batch is made.
-        credits: if event_time { 2 } else { 1 },
+        credits: 0,
         event_time,
         sabotage: Vec::new(),
     }
@@ -102,6 +101,8 @@ impl Ground {
 pub(crate) struct Service {
     pipeline: Pipeline,
     edges: Edges,
+    /// Becomes true with SIGINT or SIGTERM.
+    asked: watch::Receiver<bool>,
     stop: watch::Sender<bool>,
     listener: Option<JoinHandle<()>>,
     http: JoinHandle<()>,
@@ -122,6 +123,7 @@ impl Service {
             metrics,
         } = ground;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let asked = asked_to_stop()?;
         let edges = Edges::start()?;
         let (stop, stopped) = watch::channel(false);
 
@@ -197,6 +199,7 @@ impl Service {
         Ok(Self {
             pipeline,
             edges,
+            asked,
             stop,
             listener,
             http,
@@ -244,11 +247,9 @@ impl Service {
     /// Waits for SIGINT, SIGTERM or the end of what can go on. `Err`: the stream gave up.
     pub(crate) async fn until_stopped(&self) -> anyhow::Result<()> {
         let mut fatal = self.pipeline.health().fatal();
-        let mut terminate = signal(SignalKind::terminate()).context("cannot watch for signals")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for signals")?;
+        let mut asked = self.asked.clone();
         tokio::select! {
-            _ = terminate.recv() => Ok(()),
-            _ = interrupt.recv() => Ok(()),
+            _ = asked.wait_for(|asked| *asked) => Ok(()),
             why = fatal.wait_for(Option::is_some) => {
                 let why = why.ok().and_then(|why| why.clone()).unwrap_or_default();
                 Err(anyhow!("the stream cannot go on: {why}"))
@@ -321,6 +322,23 @@ impl Drop for Edges {
             runtime.shutdown_background();
         }
     }
+}
+
+/// Watches for signals from now on: one that comes before anybody waits is not lost.
+fn asked_to_stop() -> anyhow::Result<watch::Receiver<bool>> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for signals")?;
+    let (sender, receiver) = watch::channel(false);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        sender.send_replace(true);
+        // Kept: a receiver must be able to look at it later.
+        sender.closed().await;
+    });
+    Ok(receiver)
 }
 
 /// Runs `job` inside an actix `System`.

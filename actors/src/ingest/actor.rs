@@ -44,7 +44,7 @@ impl Ingest {
     /// In logs and metrics.
     pub const NAME: &'static str = "ingest";
 
-    /// `credits`: batches under way at most, 1 live, 2 for replay. Without a `clock` the stream's
+    /// `credits`: batches under way at most. Without a `clock` the stream's
     /// time is that of the readings.
     pub fn new(
         credits: usize,
@@ -55,7 +55,7 @@ impl Ingest {
         metrics: Metrics,
     ) -> Self {
         let stage = metrics.stage(Self::NAME);
-        let batcher = Batcher::new(credits, 0);
+        let batcher = Batcher::new(credits, clock.is_some(), 0);
         let event_ms = i64::MIN;
         Self {
             batcher,
@@ -156,7 +156,7 @@ impl Supervised for Ingest {
         self.metrics.lost.inc_by(inside.max(0).cast_unsigned());
         self.metrics.in_flight.set(0);
         let serial = self.batcher.next_serial();
-        self.batcher = Batcher::new(self.credits, serial);
+        self.batcher = Batcher::new(self.credits, self.clock.is_some(), serial);
         if !pause.is_zero() {
             ctx.wait(tokio::time::sleep(pause).into_actor(self));
         }

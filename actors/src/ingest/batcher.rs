@@ -15,6 +15,10 @@ use crate::reading::{Arrival, Outcome, Quarantined};
 /// Readings per batch, unless one delivery brings more.
 pub const BATCH_READINGS: usize = 4096;
 
+/// A second batch sets out behind the first only if it has so many readings: then the first stages
+/// work on it while the store commits. Smaller ones had better wait and grow, for the disk's sake.
+const WORTH_OVERLAPPING: usize = 512;
+
 /// How often a reading that is refused alone is tried before it goes to the quarantine.
 const TRIES: u8 = 3;
 
@@ -58,8 +62,10 @@ pub enum Verdict {
 /// The Ingest actor's logic.
 #[derive(Debug)]
 pub struct Batcher {
-    /// Batches under way at most: 1 live, 2 for replay.
+    /// Batches under way at most.
     credits: usize,
+    /// Several deliveries may become one batch.
+    merge: bool,
     queue: VecDeque<Delivery>,
     /// Refused before, oldest first.
     again: VecDeque<Load>,
@@ -69,10 +75,13 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    /// `first_serial` must be above those of any batcher before it.
-    pub fn new(credits: usize, first_serial: u64) -> Self {
+    /// With `merge`, deliveries that wait go together; without, each is a batch of its own, so that
+    /// the batches of a replay do not depend on timing. `first_serial` must be above those of any
+    /// batcher before it.
+    pub fn new(credits: usize, merge: bool, first_serial: u64) -> Self {
         Self {
             credits,
+            merge,
             queue: VecDeque::new(),
             again: VecDeque::new(),
             under_way: Vec::new(),
@@ -108,11 +117,15 @@ impl Batcher {
         if self.under_way.len() >= self.credits || self.queue.is_empty() {
             return None;
         }
+        let waiting = || self.queue.iter().map(|delivery| delivery.arrivals.len());
+        if !self.under_way.is_empty() && waiting().sum::<usize>() < WORTH_OVERLAPPING {
+            return None;
+        }
         let mut deliveries = Vec::new();
         let mut total = 0;
         while let Some(delivery) = self.queue.front() {
             let size = delivery.arrivals.len();
-            if total > 0 && total + size > BATCH_READINGS {
+            if total > 0 && (!self.merge || total + size > BATCH_READINGS) {
                 break;
             }
             total += size;
@@ -306,7 +319,7 @@ mod tests {
 
     #[test]
     fn what_arrives_meanwhile_becomes_the_next_batch() {
-        let mut batcher = Batcher::new(1, 0);
+        let mut batcher = Batcher::new(1, true, 0);
         let (first, mut first_done) = delivery(0..3);
         batcher.push(first);
         let one = batcher.dispatch().unwrap();
@@ -328,7 +341,7 @@ mod tests {
     #[test]
     fn poison_ends_up_alone() {
         for poison in 0..20 {
-            let mut batcher = Batcher::new(1, 0);
+            let mut batcher = Batcher::new(1, true, 0);
             let (all, mut done) = delivery(0..20);
             batcher.push(all);
             let (mut passed, mut alone) = (Vec::new(), 0);
@@ -354,10 +367,11 @@ mod tests {
 
     #[test]
     fn refused_batches_go_again_in_their_order() {
-        let mut batcher = Batcher::new(2, 0);
+        let mut batcher = Batcher::new(2, true, 0);
+        let size = WORTH_OVERLAPPING as u64;
         let (a, _a) = delivery(0..1);
-        let (b, _b) = delivery(1..2);
-        let (c, _c) = delivery(2..3);
+        let (b, _b) = delivery(1..1 + size);
+        let (c, _c) = delivery(1 + size..2 + size);
         batcher.push(a);
         let one = batcher.dispatch().unwrap();
         batcher.push(b);
@@ -372,6 +386,7 @@ mod tests {
             order.extend(seqs(&dispatch.arrivals));
             batcher.answered(dispatch.serial, Ok(stored(&dispatch)));
         }
-        assert_eq!(order, [Some(0), Some(1), Some(2)]);
+        let expect: Vec<_> = (0..2 + size).map(Some).collect();
+        assert_eq!(order, expect);
     }
 }

@@ -17,15 +17,19 @@ pub struct Gathering<M> {
     shares: usize,
     /// Parts of batches of which some share has not answered yet.
     waiting: Vec<(Arc<Batch>, Vec<Part>)>,
+    /// Forests are grown beside the mailbox: the stream goes on meanwhile.
+    beside: bool,
     metrics: Metrics,
 }
 
 impl<M> Gathering<M> {
-    /// Waits for the parts of `shares` shares.
-    pub fn new(scorer: Scorer<M>, shares: usize, metrics: Metrics) -> Self {
+    /// Waits for the parts of `shares` shares. With `beside`, forests are grown beside the mailbox;
+    /// without, before the next batch, so that a replay does not depend on timing.
+    pub fn new(scorer: Scorer<M>, shares: usize, beside: bool, metrics: Metrics) -> Self {
         Self {
             scorer,
             shares,
+            beside,
             waiting: Vec::new(),
             metrics,
         }
@@ -74,6 +78,12 @@ impl<M: IncidentMemory + Unpin + Send + 'static> Stage for Gathering<M> {
             .scorer
             .score(parts)
             .map_err(|error| Failure::Failed(crate::supervise::chain(&error)))?;
+        if !self.beside {
+            for job in self.jobs() {
+                let done = job();
+                self.done(done);
+            }
+        }
         let open = i64::try_from(self.scorer.open_incidents()).unwrap_or(i64::MAX);
         self.metrics.incidents_open.set(open);
         Ok(scored)

@@ -29,7 +29,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             cache_mib: 16,
-            write_buffer_mib: 16,
+            write_buffer_mib: 8,
             quarantine_rows: 100_000,
         }
     }

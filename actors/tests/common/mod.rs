@@ -1,6 +1,12 @@
 //! What the stage tests share: a real pipeline on a real store in a temporary directory, and a
 //! small generated fleet.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_precision_loss,
+    reason = "a test stops at what it does not expect"
+)]
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 
 use std::path::Path;
