@@ -181,6 +181,18 @@ if ! $quick; then
 fi
 step "format" cargo fmt --all --check
 step "clippy" cargo clippy "${locked[@]}" --workspace --all-targets --all-features -- -D warnings
+if ! $quick; then
+    # The sizes that the promises are about; without these the same tests run smaller.
+    export VIGIE_KILLS=${VIGIE_KILLS:-50}
+    export VIGIE_FLOOD=${VIGIE_FLOOD:-1000000}
+    export VIGIE_FUZZ=${VIGIE_FUZZ:-10000000}
+    export VIGIE_SOAK=${VIGIE_SOAK:-2000000}
+    # Labelled data sets are not part of the project; beside it, they are used.
+    if [[ -z ${VIGIE_DATA:-} && -d ../shared/data ]]; then
+        VIGIE_DATA=$(cd ../shared/data && pwd)
+        export VIGIE_DATA
+    fi
+fi
 step "tests" cargo test "${locked[@]}" --workspace
 if ! $quick; then
     step "documentation" documentation

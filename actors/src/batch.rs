@@ -152,6 +152,14 @@ impl Epochs {
         self.current.store(epoch, Ordering::Release);
     }
 
+    /// Nothing under way may be committed any more: whoever would hear of it is gone.
+    pub fn abandon(&self) {
+        let mut touched = lock(&self.touched);
+        touched.clear();
+        // With nothing remembered, a stage that is two epochs behind forgets everything.
+        self.current.fetch_add(2, Ordering::AcqRel);
+    }
+
     /// What a stage that has seen everything up to `seen` must forget now; moves `seen` on.
     pub fn catch_up(&self, seen: &mut u64) -> Option<Forget> {
         if *seen == self.current() {

@@ -151,6 +151,16 @@ impl Guard {
     /// The actor is about to be restarted: counts it, and says how long to wait first.
     pub fn restarting(&mut self) -> Duration {
         self.metrics.restarts.inc();
+        // The first comes back at once, the others within 50 ms.
+        match self.failed() {
+            0 | 1 => Duration::ZERO,
+            n => Duration::from_millis(1 << (n - 2).min(5)).min(Duration::from_millis(50)),
+        }
+    }
+
+    /// Counts a failure; gives up after many without progress between them. Returns how many there
+    /// were since the last progress.
+    fn failed(&mut self) -> u32 {
         let commits = self.health.commits();
         let (count, at) = &mut self.restarts;
         if commits == *at {
@@ -164,11 +174,7 @@ impl Guard {
                 self.name
             ));
         }
-        // The first comes back at once, the others within 50 ms.
-        match *count {
-            0 | 1 => Duration::ZERO,
-            n => Duration::from_millis(1 << (n - 2).min(5)).min(Duration::from_millis(50)),
-        }
+        *count
     }
 
     /// Shared by all stages.
@@ -208,9 +214,6 @@ pub enum Failure {
     /// The batch is refused as it says; the stage goes on as it is.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// As after a panic: the batch is refused, the stage rebuilt.
-    #[error("{0}")]
-    Failed(String),
     /// Nothing can go on: the batch is refused, the engine drains and exits.
     #[error("{0}")]
     Fatal(String),
@@ -356,8 +359,13 @@ impl<S: Stage> Handler<To<S::In>> for Shell<S> {
             Ok(Err(failure)) => {
                 self.metrics.refused.inc_by(readings);
                 match failure {
-                    Failure::Refused(refusal) => batch.refuse(refusal),
-                    Failure::Failed(why) => Self::fail(ctx, &batch, &why),
+                    Failure::Refused(refusal) => {
+                        if matches!(refusal, Refusal::Unavailable(_)) {
+                            // Tried again every second; not for ever.
+                            self.guard.failed();
+                        }
+                        batch.refuse(refusal);
+                    }
                     Failure::Fatal(why) => {
                         batch.refuse(Refusal::Unavailable(why.clone()));
                         self.guard.health().give_up(why);

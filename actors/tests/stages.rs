@@ -268,6 +268,50 @@ fn redeliveries_without_a_trustworthy_clock_change_nothing() {
     });
 }
 
+/// Devices that number nothing: the time and the payload are all there is, in one delivery or
+/// several, with a clock that is right or fast.
+#[test]
+fn redeliveries_without_numbers_change_nothing() {
+    use vigie_actors::reading::Identity;
+    for ahead_ms in [0, 2_000] {
+        let dir = tempfile::tempdir().unwrap();
+        in_system(async {
+            let bench = Bench::start(dir.path(), &without_forest());
+            let at = |n: u64, received_after_ms: i64| {
+                let mut reading = reading(0, n);
+                let device_ms = reading.order_ms;
+                reading.identity = Identity::Payload(1_000 + n);
+                reading.received_ms = device_ms - ahead_ms + received_after_ms;
+                reading.order_ms = device_ms.min(reading.received_ms);
+                Arrival::Reading(reading)
+            };
+            // In one delivery: again at once, again after the next, and again after the clock of
+            // the engine has overtaken the device's.
+            let mut first: Vec<Arrival> = Vec::new();
+            for n in 0..40 {
+                first.push(at(n, 10));
+                first.push(at(n, 11));
+                if n > 0 {
+                    first.push(at(n - 1, 10_012));
+                }
+            }
+            bench.send(&first, first.len()).await;
+            let before = states(&bench.store, 1);
+            bench.send(&first, 7).await;
+            let later: Vec<Arrival> = (0..40).map(|n| at(n, 900_000)).collect();
+            bench.send(&later, 40).await;
+            let ledger = bench.store.ledger().unwrap();
+            assert_eq!(
+                ledger.stored, 40,
+                "clock ahead by {ahead_ms} ms: {ledger:?}"
+            );
+            assert_eq!(stored(&bench.store, &sensor(0)).len(), 40);
+            assert_eq!(states(&bench.store, 1), before);
+            bench.stop().await;
+        });
+    }
+}
+
 /// Late readings are stored once, flagged, and change no state.
 #[test]
 fn late_readings_are_stored_once_and_change_no_state() {

@@ -20,6 +20,9 @@ use xxhash_rust::xxh3::xxh3_64;
 const CHUNK: usize = 1000;
 const CHUNKS: usize = 4;
 
+/// The longest pause that is kept.
+const LONGEST: Duration = Duration::from_hours(1);
+
 /// Columns that can hold the time, the first present one counts.
 const TIME: [&str; 4] = ["timestamp", "time", "ts", "t"];
 /// Columns that can hold the sensor id.
@@ -217,7 +220,9 @@ pub(crate) async fn feed(
             if let Some(speed) = speed {
                 let first = *first_ms.get_or_insert(reading.order_ms);
                 let since = (reading.order_ms - first).max(0) as f64 / 1000.0 / speed;
-                let due = begun + Duration::from_secs_f64(since);
+                // One absurd time must not stop the replay for ever.
+                let pause = Duration::try_from_secs_f64(since).unwrap_or(LONGEST);
+                let due = begun + pause.min(begun.elapsed() + LONGEST);
                 // Rows of the same moment go together; then the file's own pause is kept.
                 if due > Instant::now() {
                     chunks.send(intake).await?;

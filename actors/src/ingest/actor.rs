@@ -152,6 +152,7 @@ impl Supervised for Ingest {
         let pause = self.guard.restarting();
         // Deliveries that were inside are dropped, which tells their sources; answers to batches
         // that are still under way are of an unknown serial to the new batcher.
+        self.epochs.abandon();
         let inside = self.metrics.in_flight.get();
         self.metrics.lost.inc_by(inside.max(0).cast_unsigned());
         self.metrics.in_flight.set(0);

@@ -77,7 +77,7 @@ impl<M: IncidentMemory + Unpin + Send + 'static> Stage for Gathering<M> {
         let scored = self
             .scorer
             .score(parts)
-            .map_err(|error| Failure::Failed(crate::supervise::chain(&error)))?;
+            .map_err(|error| Refusal::Unavailable(crate::supervise::chain(&error)))?;
         if !self.beside {
             for job in self.jobs() {
                 let done = job();

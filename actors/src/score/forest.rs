@@ -69,11 +69,12 @@ impl Model {
         ((f64::from(score) - median) / (line - median).max(1e-6)).max(0.0)
     }
 
-    /// The alarm line: the training quantile, with a margin of half its distance from the median.
+    /// The alarm line: the training quantile, with a margin of a third of its distance from the
+    /// median.
     pub fn line(&self) -> f64 {
         let median = f64::from(self.forest.training_scores().median);
         let quantile = f64::from(self.forest.threshold());
-        quantile + 0.5 * (quantile - median)
+        quantile + (quantile - median) / 3.0
     }
 
     /// For the store.

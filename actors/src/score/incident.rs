@@ -30,7 +30,7 @@ impl Default for Config {
         Self {
             clear_after: Span::secs(10 * 60),
             cool_down: Span::secs(15 * 60),
-            forest_confirm: 3,
+            forest_confirm: 5,
             forest_within: Span::secs(5 * 60),
         }
     }
@@ -138,17 +138,11 @@ pub struct Incidents {
     config: Config,
     current: HashMap<SensorId, Incident, Xxh3DefaultBuilder>,
     hints: HashMap<SensorId, Hint, Xxh3DefaultBuilder>,
-    /// Gaps that reach back before this are the engine's own absence, not a sensor's silence.
-    listening_since_ms: i64,
 }
 
 impl Incidents {
     /// Goes on with what the store has: open incidents and those that may still be cooling down.
-    pub fn new(
-        config: Config,
-        current: impl IntoIterator<Item = Incident>,
-        listening_since_ms: i64,
-    ) -> Self {
+    pub fn new(config: Config, current: impl IntoIterator<Item = Incident>) -> Self {
         let current = current
             .into_iter()
             .map(|incident| (incident.sensor, incident))
@@ -157,7 +151,6 @@ impl Incidents {
             config,
             current,
             hints: HashMap::default(),
-            listening_since_ms,
         }
     }
 
@@ -178,11 +171,12 @@ impl Incidents {
             .collect();
     }
 
-    /// A reading of `sensor` at `time_ms` with what fired on it (nothing, if it is normal).
+    /// A reading of `sensor` at `time_ms`, looked at `now_ms`, with what fired on it (nothing, if it
+    /// is normal). An episode lives by `now_ms`: a backlog is news, however old its times.
     pub fn reading(
         &mut self,
         sensor: SensorId,
-        time_ms: i64,
+        (time_ms, now_ms): (i64, i64),
         fired: &[Verdict],
         changes: &mut Changes,
     ) {
@@ -193,14 +187,14 @@ impl Incidents {
                 // Heard again, and normal.
                 if incident.silent {
                     incident.silent = false;
-                    incident.last_ms = incident.last_ms.max(time_ms);
+                    incident.last_ms = incident.last_ms.max(now_ms);
                     changes.incidents.push(incident.clone());
                 }
-                self.clear(sensor, time_ms, changes);
+                self.clear(sensor, now_ms, changes);
             }
             return;
         }
-        self.anomaly(sensor, time_ms, fired, false, changes);
+        self.anomaly(sensor, (time_ms, now_ms), fired, false, changes);
     }
 
     /// `sensor` is silent as of `now_ms`.
@@ -211,7 +205,13 @@ impl Incidents {
         verdict: &Verdict,
         changes: &mut Changes,
     ) {
-        self.anomaly(sensor, now_ms, std::slice::from_ref(verdict), true, changes);
+        self.anomaly(
+            sensor,
+            (now_ms, now_ms),
+            std::slice::from_ref(verdict),
+            true,
+            changes,
+        );
     }
 
     /// Time passes: ends what has been normal for long enough, forgets what has cooled down.
@@ -223,7 +223,7 @@ impl Incidents {
             .filter(|incident| {
                 incident.resolved_ms.is_none()
                     && !incident.silent
-                    && now_ms - incident.last_ms >= clear_after
+                    && now_ms.saturating_sub(incident.last_ms) >= clear_after
             })
             .map(|incident| incident.sensor)
             .collect();
@@ -235,11 +235,11 @@ impl Incidents {
         self.current.retain(|_, incident| {
             incident
                 .resolved_ms
-                .is_none_or(|resolved| now_ms - resolved <= cool_down)
+                .is_none_or(|resolved| now_ms.saturating_sub(resolved) <= cool_down)
         });
         let within = self.config.forest_within.as_ms();
         self.hints
-            .retain(|_, hint| now_ms - hint.first_ms <= within);
+            .retain(|_, hint| now_ms.saturating_sub(hint.first_ms) <= within);
     }
 
     fn clear(&mut self, sensor: SensorId, now_ms: i64, changes: &mut Changes) {
@@ -248,7 +248,7 @@ impl Incidents {
         };
         if incident.resolved_ms.is_some()
             || incident.silent
-            || now_ms - incident.last_ms < self.config.clear_after.as_ms()
+            || now_ms.saturating_sub(incident.last_ms) < self.config.clear_after.as_ms()
         {
             return;
         }
@@ -259,7 +259,7 @@ impl Incidents {
     fn anomaly(
         &mut self,
         sensor: SensorId,
-        time_ms: i64,
+        (time_ms, now_ms): (i64, i64),
         fired: &[Verdict],
         silent: bool,
         changes: &mut Changes,
@@ -275,11 +275,11 @@ impl Incidents {
         if let Some(incident) = self.current.get_mut(&sensor)
             && incident
                 .resolved_ms
-                .is_none_or(|resolved| time_ms - resolved <= cool_down)
+                .is_none_or(|resolved| now_ms.saturating_sub(resolved) <= cool_down)
         {
             let was = incident.severity;
             incident.resolved_ms = None;
-            incident.last_ms = incident.last_ms.max(time_ms);
+            incident.last_ms = incident.last_ms.max(now_ms);
             incident.anomalies = incident.anomalies.saturating_add(1);
             incident.silent = silent;
             if worst.ratio > incident.worst.ratio {
@@ -287,19 +287,19 @@ impl Incidents {
             }
             incident.severity = incident.severity.max(worst.severity());
             if incident.severity > was {
-                notify(incident, NoticeKind::Escalated, time_ms, changes);
+                notify(incident, NoticeKind::Escalated, now_ms, changes);
             } else {
                 changes.incidents.push(incident.clone());
             }
             return;
         }
-        if !self.opens(sensor, time_ms, fired, silent) {
+        if !self.opens(sensor, now_ms, fired) {
             return;
         }
         let mut incident = Incident {
             sensor,
             opened_ms: time_ms,
-            last_ms: time_ms,
+            last_ms: now_ms,
             resolved_ms: None,
             first: fired[0].clone(),
             worst: worst.clone(),
@@ -308,22 +308,13 @@ impl Incidents {
             silent,
             notices: 0,
         };
-        notify(&mut incident, NoticeKind::Opened, time_ms, changes);
+        notify(&mut incident, NoticeKind::Opened, now_ms, changes);
         self.current.insert(sensor, incident);
     }
 
     /// Is this worth a person's attention?
-    fn opens(&mut self, sensor: SensorId, time_ms: i64, fired: &[Verdict], silent: bool) -> bool {
-        let counts = |verdict: &Verdict| match verdict.rule {
-            // A hole that reaches back to when nobody listened is not the sensor's fault.
-            Rule::Silence => {
-                silent
-                    || verdict.since_ms >= self.listening_since_ms
-                    || time_ms < self.listening_since_ms
-            }
-            Rule::Forest => false,
-            Rule::Range | Rule::Step | Rule::Z => true,
-        };
+    fn opens(&mut self, sensor: SensorId, now_ms: i64, fired: &[Verdict]) -> bool {
+        let counts = |verdict: &Verdict| verdict.rule != Rule::Forest;
         if fired.iter().any(counts) {
             self.hints.remove(&sensor);
             return true;
@@ -333,12 +324,12 @@ impl Incidents {
         }
         let hint = self.hints.entry(sensor).or_insert(Hint {
             count: 0,
-            first_ms: time_ms,
+            first_ms: now_ms,
         });
-        if time_ms - hint.first_ms > self.config.forest_within.as_ms() {
+        if now_ms - hint.first_ms > self.config.forest_within.as_ms() {
             *hint = Hint {
                 count: 0,
-                first_ms: time_ms,
+                first_ms: now_ms,
             };
         }
         hint.count += 1;
@@ -389,16 +380,20 @@ mod tests {
 
     /// Feeds events (minute, event) and compares the notices (minute, kind).
     fn check(events: &[(i64, Event)], expect: &[(i64, NoticeKind)]) {
-        let mut incidents = Incidents::new(Config::default(), [], 0);
+        let config = Config {
+            forest_confirm: 3,
+            ..Config::default()
+        };
+        let mut incidents = Incidents::new(config, []);
         let sensor = "C001".try_into().unwrap();
         let mut got = Vec::new();
         for (minute, event) in events {
             let now = minute * MINUTE;
             let mut changes = Changes::default();
             match event {
-                Normal => incidents.reading(sensor, now, &[], &mut changes),
+                Normal => incidents.reading(sensor, (now, now), &[], &mut changes),
                 Fired(rule, ratio) => {
-                    incidents.reading(sensor, now, &[verdict(*rule, *ratio)], &mut changes);
+                    incidents.reading(sensor, (now, now), &[verdict(*rule, *ratio)], &mut changes);
                 }
                 Silent => {
                     incidents.silence(sensor, now, &verdict(Rule::Silence, 2.0), &mut changes);
@@ -505,12 +500,23 @@ mod tests {
         );
     }
 
+    /// A backlog with old times: one opening, one end, by the clock of whoever is told.
     #[test]
-    fn the_engines_own_absence_is_nobodys_silence() {
-        let mut incidents = Incidents::new(Config::default(), [], 2_000_000);
+    fn an_old_backlog_is_one_episode() {
+        let mut incidents = Incidents::new(Config::default(), []);
+        let sensor = "C001".try_into().unwrap();
+        let mut kinds = Vec::new();
+        for step in 0..20_i64 {
+            let now = 100 * MINUTE + step * 1000;
+            let mut changes = Changes::default();
+            let old = now - 90 * MINUTE;
+            incidents.reading(sensor, (old, now), &[verdict(Rule::Z, 1.2)], &mut changes);
+            incidents.tick(now, &mut changes);
+            kinds.extend(changes.notices.iter().map(|notice| notice.kind));
+        }
         let mut changes = Changes::default();
-        let gap = verdict(Rule::Silence, 9.0);
-        incidents.reading("C001".try_into().unwrap(), 2_000_500, &[gap], &mut changes);
-        assert_eq!(changes, Changes::default());
+        incidents.tick(111 * MINUTE, &mut changes);
+        kinds.extend(changes.notices.iter().map(|notice| notice.kind));
+        assert_eq!(kinds, [NoticeKind::Opened, NoticeKind::Resolved]);
     }
 }

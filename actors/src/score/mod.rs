@@ -50,7 +50,7 @@ impl Default for Config {
             forest_samples: 256,
             forest_contamination: 0.001,
             seed: 1,
-            refit_every: 100_000,
+            refit_every: 1_000_000,
         }
     }
 }

@@ -55,6 +55,8 @@ pub struct ScoredReading {
     pub skipped: u64,
     /// The sensor's expected interval.
     pub expected_ms: Option<i64>,
+    /// When the reading before was received.
+    pub heard_before_ms: i64,
 }
 
 /// A sensor's silence, found by a tick.
@@ -120,6 +122,8 @@ pub struct Scorer<M> {
     unsaved: Vec<Arc<Model>>,
     jobs: Vec<FitJob>,
     scores: Vec<f32>,
+    /// A gap after a reading that an earlier run received is the engine's own absence.
+    listening_since_ms: i64,
     epoch: u64,
 }
 
@@ -140,7 +144,7 @@ impl<M: IncidentMemory> Scorer<M> {
             gaps: config.silence_intervals,
             least_ms: config.silence_least.as_ms(),
         };
-        let incidents = Incidents::new(incidents, memory.current_incidents()?, listening_since_ms);
+        let incidents = Incidents::new(incidents, memory.current_incidents()?);
         let mut scorer = Self {
             catalogue,
             config,
@@ -152,6 +156,7 @@ impl<M: IncidentMemory> Scorer<M> {
             unsaved: Vec::new(),
             jobs: Vec::new(),
             scores: Vec::new(),
+            listening_since_ms,
             epoch,
             memory,
         };
@@ -307,6 +312,7 @@ impl<M: IncidentMemory> Scorer<M> {
             fired,
             skipped: observed.skipped,
             expected_ms: observed.expected_gap_ms,
+            heard_before_ms: observed.heard_before_ms.unwrap_or(i64::MAX),
         }
     }
 
@@ -382,19 +388,33 @@ impl<M: IncidentMemory> Scorer<M> {
 
     /// Readings become episodes. Late ones never alert.
     fn episodes(&mut self, arrivals: &[Arrival], scored: &mut Scored) {
+        let now_ms = scored.batch.now_ms;
         for row in &mut scored.readings {
             let Some(Arrival::Reading(reading)) = arrivals.get(row.index as usize) else {
                 continue;
             };
+            let times = (reading.order_ms, now_ms);
             row.fired.sort_by_key(|verdict| verdict.rule);
             match row.kind {
-                Kind::Entered => self.incidents.reading(
-                    reading.sensor,
-                    reading.order_ms,
-                    &row.fired,
-                    &mut scored.changes,
-                ),
-                Kind::Late => row.fired.clear(),
+                Kind::Entered => {
+                    let silence = row
+                        .fired
+                        .iter()
+                        .position(|fired| fired.rule == Rule::Silence);
+                    let excused = silence.filter(|_| row.heard_before_ms < self.listening_since_ms);
+                    let excused = excused.map(|at| row.fired.remove(at));
+                    let changes = &mut scored.changes;
+                    self.incidents
+                        .reading(reading.sensor, times, &row.fired, changes);
+                    // The row tells of the gap all the same: rules depend on readings alone.
+                    row.fired.extend(excused);
+                    row.fired.sort_by_key(|verdict| verdict.rule);
+                }
+                Kind::Late => {
+                    row.fired.clear();
+                    let changes = &mut scored.changes;
+                    self.incidents.reading(reading.sensor, times, &[], changes);
+                }
                 Kind::Duplicate | Kind::TooManySensors => {}
             }
         }

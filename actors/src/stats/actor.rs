@@ -20,6 +20,6 @@ impl<M: Memory + Unpin + Send + 'static> Stage for Share<M> {
         }
         self.take(&Arc::clone(&batch))
             .map(Some)
-            .map_err(|error| Failure::Failed(crate::supervise::chain(&error)))
+            .map_err(|error| Refusal::Unavailable(crate::supervise::chain(&error)).into())
     }
 }

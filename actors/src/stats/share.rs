@@ -11,7 +11,7 @@ use super::Config;
 use super::state::{Observed, SensorState, Standing};
 use crate::batch::{Batch, Forget};
 use crate::quantity::Catalogue;
-use crate::reading::{Arrival, Reading};
+use crate::reading::{Arrival, Identity, Reading};
 use crate::store;
 
 /// What the store remembers of a sensor.
@@ -99,6 +99,8 @@ struct Resident {
     state: SensorState,
     /// Batch in which it was last touched.
     touched: u64,
+    /// When a late reading of it was received, which the state does not know.
+    heard_ms: i64,
     since_snapshot: u32,
     /// The batch in which its present silence was told.
     silence_told: Option<u64>,
@@ -119,8 +121,18 @@ pub struct Share<M> {
     listening_since_ms: i64,
     last_check_ms: i64,
     batches: u64,
+    /// Identities that entered lately after the store was asked: it may not have them yet.
+    /// With the batch in which they did.
+    asked: HashMap<(SensorId, Identity), u64, Xxh3DefaultBuilder>,
     epoch: u64,
 }
+
+/// No more batches than this can be between Stats and the store, a restart of Ingest included.
+const UNDER_WAY: u64 = 4;
+
+/// After a start, the time that sensors have to find back: clients wait up to a minute between
+/// two attempts to connect.
+const RECONNECT_MS: i64 = 60_000;
 
 /// When a sensor counts as silent.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -180,6 +192,7 @@ impl<M: Memory> Share<M> {
             listening_since_ms,
             last_check_ms: i64::MIN,
             batches: 0,
+            asked: HashMap::default(),
             epoch,
         })
     }
@@ -197,6 +210,9 @@ impl<M: Memory> Share<M> {
     pub fn take(&mut self, batch: &Arc<Batch>) -> Result<Part, store::Error> {
         self.batches += 1;
         self.forget(batch);
+        let batches = self.batches;
+        self.asked
+            .retain(|_, entered| *entered + UNDER_WAY >= batches);
         let mut part = Part {
             batch: Arc::clone(batch),
             found: Vec::with_capacity(batch.arrivals.len()),
@@ -228,8 +244,8 @@ impl<M: Memory> Share<M> {
     fn forget(&mut self, batch: &Batch) {
         let forget = batch.catch_up(&mut self.epoch);
         if forget.is_some() {
-            // At most two batches are under way.
-            let recent = self.batches.saturating_sub(2);
+            self.asked.clear();
+            let recent = self.batches.saturating_sub(UNDER_WAY);
             for resident in self.residents.values_mut() {
                 resident.silence_told.take_if(|told| *told >= recent);
             }
@@ -276,18 +292,27 @@ impl<M: Memory> Share<M> {
             return Ok(Finding::TooManySensors);
         };
         resident.touched = self.batches;
-        let standing = match resident.state.standing(reading) {
-            Standing::AskStore if self.memory.knows(reading)? => Standing::Duplicate,
-            Standing::AskStore => Standing::InOrder,
-            known => known,
-        };
+        let mut standing = resident.state.standing(reading);
+        if standing == Standing::AskStore {
+            let here = (reading.sensor, reading.identity);
+            if self.asked.contains_key(&here) || self.memory.knows(reading)? {
+                standing = Standing::Duplicate;
+            } else {
+                self.asked.insert(here, self.batches);
+            }
+        }
         match standing {
             Standing::Duplicate => Ok(Finding::Duplicate),
-            Standing::Late => Ok(Finding::Late(resident.state.look_back(
-                reading,
-                &self.catalogue,
-                &self.config,
-            ))),
+            Standing::Late => {
+                // Whatever its clock says, the sensor is alive.
+                resident.heard_ms = resident.heard_ms.max(reading.received_ms);
+                resident.silence_told = None;
+                Ok(Finding::Late(resident.state.look_back(
+                    reading,
+                    &self.catalogue,
+                    &self.config,
+                )))
+            }
             Standing::InOrder | Standing::AskStore => {
                 let observed = resident.state.enter(reading, &self.catalogue, &self.config);
                 resident.silence_told = None;
@@ -313,6 +338,7 @@ impl<M: Memory> Share<M> {
         let mut resident = Resident {
             state: SensorState::default(),
             touched: self.batches,
+            heard_ms: i64::MIN,
             since_snapshot: 0,
             silence_told: resting.and_then(|resting| resting.silence_told),
         };
@@ -330,9 +356,13 @@ impl<M: Memory> Share<M> {
 
     fn silent(&mut self, now_ms: i64) -> Result<Vec<Silence>, store::Error> {
         let (line, listening) = (self.silence, self.listening_since_ms);
+        let since = |received_ms: i64| match received_ms {
+            heard if heard >= listening => heard,
+            _ => listening.saturating_add(RECONNECT_MS),
+        };
         let is_overdue = |received_ms: i64, expected_ms: Option<i64>| {
-            let since_ms = received_ms.max(listening);
-            expected_ms.filter(|expected| now_ms - since_ms > line.ms(*expected))
+            let waited_ms = now_ms.saturating_sub(since(received_ms));
+            expected_ms.filter(|expected| waited_ms > line.ms(*expected))
         };
         // A resting sensor's word is a few readings old: look closer before speaking.
         let suspects: Vec<SensorId> = self
@@ -354,9 +384,10 @@ impl<M: Memory> Share<M> {
                 continue;
             }
             let state = &resident.state;
-            if let Some(expected_ms) = is_overdue(state.received_ms, state.expected_gap_ms()) {
+            let heard_ms = state.received_ms.max(resident.heard_ms);
+            if let Some(expected_ms) = is_overdue(heard_ms, state.expected_gap_ms()) {
                 resident.silence_told = Some(self.batches);
-                let since_ms = state.received_ms.max(listening);
+                let since_ms = since(heard_ms);
                 silent.push(Silence {
                     sensor: *sensor,
                     since_ms,
@@ -379,7 +410,7 @@ impl<M: Memory> Share<M> {
         let mut idle: Vec<(u64, SensorId)> = self
             .residents
             .iter()
-            .filter(|(_, resident)| resident.touched + 2 < self.batches)
+            .filter(|(_, resident)| resident.touched + UNDER_WAY < self.batches)
             .map(|(sensor, resident)| (resident.touched, *sensor))
             .collect();
         idle.sort_unstable();

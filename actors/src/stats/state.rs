@@ -247,6 +247,8 @@ pub struct SensorState {
     pub received_ms: i64,
     /// Order time of the first.
     pub first_ms: i64,
+    /// The latest device time that entered: ahead of `newest_ms` if the node's clock is fast.
+    pub device_ms: i64,
     /// Learned time between readings.
     pub interval: Interval,
     /// Announced by the newest reading.
@@ -266,6 +268,8 @@ pub struct Observed {
     pub looks: SmallVec<[Look; 2]>,
     /// Since the reading before, by order time; `None` for the first.
     pub gap_ms: Option<i64>,
+    /// When the reading before was received.
+    pub heard_before_ms: Option<i64>,
     /// The gap that was to be expected.
     pub expected_gap_ms: Option<i64>,
     /// Sequence numbers skipped just before.
@@ -282,13 +286,14 @@ impl SensorState {
         if self.entered > 0 && reading.order_ms < self.newest_ms {
             return Standing::Late;
         }
-        // Its place in time is the device's own, so a redelivery could not be newer than the
-        // newest; at the very same time only a fresh number is surely new.
+        // A redelivery has the device time of its original, so later than all of those is new.
+        let later = self.entered == 0 || reading.device_ms > Some(self.device_ms);
         let newer = self.entered == 0 || reading.order_ms > self.newest_ms;
         match sighting {
             Sighting::Fresh => Standing::InOrder,
             _ if reading.needs_index() => Standing::AskStore,
-            _ if newer => Standing::InOrder,
+            _ if newer && later => Standing::InOrder,
+            _ if newer => Standing::AskStore,
             _ => Standing::Late,
         }
     }
@@ -314,7 +319,12 @@ impl SensorState {
         let seasoned = self.is_seasoned(config);
         if self.entered == 0 {
             self.first_ms = reading.order_ms;
+            self.device_ms = i64::MIN;
         }
+        self.device_ms = reading
+            .device_ms
+            .map_or(self.device_ms, |device| device.max(self.device_ms));
+        let heard_before_ms = (self.entered > 0).then_some(self.received_ms);
         if let Some(gap) = gap_ms {
             self.interval.push(gap);
         }
@@ -348,6 +358,7 @@ impl SensorState {
             entered: self.entered,
             looks,
             gap_ms,
+            heard_before_ms,
             expected_gap_ms,
             skipped,
         }
@@ -372,6 +383,7 @@ impl SensorState {
             entered: self.entered,
             looks,
             gap_ms: None,
+            heard_before_ms: None,
             expected_gap_ms: self.expected_gap_ms(),
             skipped: 0,
         }

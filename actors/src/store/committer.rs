@@ -79,8 +79,9 @@ impl Committer {
         let mut quarantine = self.quarantine;
         let arrivals = &scored.batch.arrivals;
         let mut outcomes = Vec::with_capacity(arrivals.len());
-        // Late readings of this batch: their keys are not in the store yet.
-        let mut late_here = HashSet::new();
+        // What this batch stores is not in the store yet: a late reading may be one of it.
+        let any_late = scored.readings.iter().any(|row| row.kind == Kind::Late);
+        let mut stored_here = HashSet::new();
         let mut rows = scored.readings.iter().peekable();
 
         for (index, arrival) in (0_u32..).zip(arrivals.iter()) {
@@ -108,12 +109,15 @@ impl Committer {
                             Outcome::Quarantined(message.reason)
                         }
                         Kind::Late
-                            if !late_here.insert((reading.sensor, reading.identity))
+                            if stored_here.contains(&(reading.sensor, reading.identity))
                                 || self.store.contains(reading)? =>
                         {
                             Outcome::Duplicate
                         }
                         Kind::Late | Kind::Entered => {
+                            if any_late {
+                                stored_here.insert((reading.sensor, reading.identity));
+                            }
                             put(&mut write, reading, row, &mut ledger)?;
                             Outcome::Stored
                         }
@@ -176,7 +180,7 @@ fn too_many_sensors(reading: &Reading) -> Quarantined {
         "too_many_sensors",
         "more sensor ids than stats.max_sensors allows".to_owned(),
         reading.sensor.as_str(),
-        &[],
+        format!("{reading:?}").as_bytes(),
         reading.received_ms,
     )
 }
@@ -233,6 +237,6 @@ fn put(
         ledger.anomalies += 1;
     }
     ledger.late += u64::from(late);
-    ledger.missing += scored.skipped;
+    ledger.missing = ledger.missing.saturating_add(scored.skipped);
     Ok(())
 }

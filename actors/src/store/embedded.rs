@@ -713,19 +713,22 @@ impl IncidentMemory for Embedded {
     }
 
     fn newest_models(&self) -> Result<Vec<Model>, Error> {
-        // Keys sort by group, then generation: the last of each group wins. A damaged model is
-        // skipped; its group learns a new one.
-        let mut newest: Vec<Model> = Vec::new();
-        for guard in self.models.iter() {
-            let (_, value) = guard.into_inner().map_err(failed)?;
-            let Ok(model) = Model::from_bytes(&value) else {
-                continue;
+        // Keys sort by group, then generation: from the end, the last of each group. A damaged
+        // model is skipped; its group learns a new one.
+        let mut newest = Vec::new();
+        let mut below: Option<Vec<u8>> = None;
+        loop {
+            let last = match &below {
+                None => self.models.last_key_value(),
+                Some(key) => self.models.range(..key.as_slice()).next_back(),
             };
-            match newest.last_mut() {
-                Some(last) if last.group == model.group => *last = model,
-                _ => newest.push(model),
-            }
+            let Some(last) = last else {
+                return Ok(newest);
+            };
+            let (key, value) = last.into_inner().map_err(failed)?;
+            newest.extend(Model::from_bytes(&value));
+            let group = key.len().saturating_sub(size_of::<u32>());
+            below = Some(key[..group].to_vec());
         }
-        Ok(newest)
     }
 }

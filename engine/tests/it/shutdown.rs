@@ -57,13 +57,13 @@ fn sigterm_under_load_ends_in_time_and_loses_nothing() {
 
 #[test]
 fn a_backlog_of_notices_does_not_hold_up_the_end_and_is_delivered_later() {
-    const SENSORS: u64 = 4_000;
+    const SENSORS: u64 = 8_000;
     let dir = tempfile::tempdir().unwrap();
     let mut engine = Engine::run(dir.path());
     let start = now_ms() - 3_600_000;
     // Everybody fell silent for a minute, an hour ago: as many incidents as sensors in an instant,
-    // each opened and resolved.
-    let expected = 2 * SENSORS;
+    // each opened.
+    let expected = SENSORS;
     for (boot, start) in [("before", start), ("after", start + 60_000)] {
         let load = format!(
             "--sensors {SENSORS} --count {SENSORS} --rate max --interval 10s --start {start} \
@@ -85,7 +85,7 @@ fn a_backlog_of_notices_does_not_hold_up_the_end_and_is_delivered_later() {
 
     let mut engine = Engine::run(dir.path());
     wait_until(
-        "both mails of every incident",
+        "the mail of every incident",
         Duration::from_mins(2),
         || match mails(dir.path()) {
             count if count as u64 == expected => Ok(()),
