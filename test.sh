@@ -193,7 +193,7 @@ if ! $quick; then
         export VIGIE_DATA
     fi
 fi
-step "tests" cargo test "${locked[@]}" --workspace
+step "tests" cargo test "${locked[@]}" --workspace --no-fail-fast
 if ! $quick; then
     step "documentation" documentation
     step "release build" cargo build "${locked[@]}" --release

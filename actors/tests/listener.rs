@@ -1047,7 +1047,7 @@ async fn config_errors_name_the_fix() {
     };
     let error = open.validate().unwrap_err().to_string();
     assert!(
-        error.contains("0.0.0.0:1883") && error.contains("[[users]]"),
+        error.contains("0.0.0.0:1883") && error.contains("[[listener.users]]"),
         "{error}"
     );
     assert!(

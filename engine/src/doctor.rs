@@ -1,13 +1,17 @@
 //! `engine doctor`: looks at a store that no engine has open, and says whether it adds up.
 
 use anyhow::{anyhow, bail};
+use vigie_actors::clock::rfc3339;
 use vigie_actors::store::Ledger;
 
 use crate::config::Config;
 use crate::console::say;
 use crate::service::Ground;
 
-/// Prints the ledger; errs if the store does not hold what the ledger says.
+/// Quarantined messages that are shown.
+const NEWEST: usize = 10;
+
+/// Prints the ledger and the newest quarantined messages; errs if the store does not hold what the ledger says.
 pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     if !config.data_dir.join("store").exists() {
         bail!(
@@ -18,6 +22,16 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     let ground = Ground::open(config)?;
     let ledger = ground.store.ledger()?;
     say(&sums(&ledger));
+    for message in ground.store.quarantined(NEWEST)? {
+        // What came from outside is printed as text that cannot steer a terminal.
+        say(&format!(
+            "  {}  {}  {:?}: {:?}",
+            rfc3339(message.received_ms),
+            message.reason,
+            message.topic,
+            message.detail
+        ));
+    }
     let held = ground.store.count_readings()?;
     if held != ledger.stored {
         return Err(anyhow!(

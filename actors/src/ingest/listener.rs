@@ -4,7 +4,7 @@
 //! Per connection one task, in these steps:
 //! 1. CONNECT within the time limit: password, limits announced, CONNACK.
 //! 2. Read what the socket has, feed the protocol core, decode every PUBLISH.
-//! 3. Hand what the read brought to the intake as one delivery; up to [`OUTSTANDING`] of them may
+//! 3. Hand what the read brought to the intake as one delivery; up to two of them may
 //!    wait for their answer. Beyond that the socket is not read: that is the backpressure.
 //! 4. Deliveries are answered in order of receipt; all PUBACKs of one leave in one write. A refused
 //!    delivery closes the connection without acknowledging, and the node sends again.
