@@ -25,6 +25,10 @@ use vigie_actors::store::row::{Row, StoredValue};
 use vigie_wire::{BootId, HUMIDITY, Quantities, SensorId, TEMPERATURE, encode};
 use xxhash_rust::xxh3::xxh3_64;
 
+/// As in the engine; the bare store gains from it as well.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const BATCH: usize = 1_000;
 const START_MS: i64 = 1_790_000_000_000;
 
