@@ -182,6 +182,42 @@ fn a_stage_that_always_fails_makes_the_engine_give_up() {
     });
 }
 
+/// The Alerter as well: the outbox keeps what it was about to deliver, and the stream goes on.
+#[test]
+fn a_panicking_alerter_loses_no_notice() {
+    let dir = tempfile::tempdir().unwrap();
+    in_system(async {
+        let sabotage = vec![("alerter", Sabotage::Every(2))];
+        let bench = Bench::start(
+            dir.path(),
+            &Settings {
+                sabotage,
+                ..without_forest()
+            },
+        );
+        for index in 0..30 {
+            let mut broken = reading(index, 0);
+            broken.values[0].1 = -127.0;
+            bench.send(&[Arrival::Reading(broken)], 1).await;
+        }
+        assert_eq!(bench.metrics.incidents_open.get(), 30);
+        let tick = bench.pipeline.ticker();
+        for _ in 0..200 {
+            tick();
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            if bench.store.outbox(1).unwrap().is_empty() {
+                break;
+            }
+        }
+        assert_eq!(bench.store.outbox(100).unwrap().len(), 0, "all delivered");
+        let alerter = bench.metrics.stage("alerter");
+        assert_eq!(alerter.sent.get(), 30, "each once");
+        assert!(alerter.restarts.get() >= 1);
+        assert_eq!(bench.store.ledger().unwrap().stored, 30);
+        bench.stop().await;
+    });
+}
+
 /// The time from a panic to the next answer, by itself.
 #[test]
 fn a_stage_is_back_within_100_ms() {
