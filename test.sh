@@ -19,12 +19,11 @@ export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 # What the tests and the build call, and the Debian package that has it.
 PROGRAMS=(
     cc:build-essential
-    mosquitto:mosquitto
     mosquitto_pub:mosquitto-clients
     promtool:prometheus
 )
 # Debian starts these on installation; the tests start their own.
-SERVICES=(mosquitto prometheus)
+SERVICES=(prometheus)
 
 usage() {
     sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"

@@ -21,6 +21,7 @@
 mod cli;
 mod end_to_end;
 mod flood;
+mod foreign;
 mod harness;
 mod kill;
 mod mqtt;
