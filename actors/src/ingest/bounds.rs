@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Read buffers grow and shrink between these.
+/// Read buffers grow and shrink between these …
 const SMALL_READ: usize = 4 * 1024;
 const LARGE_READ: usize = 64 * 1024;
+
+/// … and all connections together grow theirs to so much, beyond the small ones.
+const READ_BUDGET: usize = 8 * 1024 * 1024;
 
 /// One warning per cause and second; `more` says how many were left out since the last.
 #[derive(Default)]
@@ -38,12 +41,24 @@ pub(crate) fn quoted(text: &str) -> String {
 
 /// Bytes read and not yet fed to the protocol core. Small while a node says little, large while
 /// reads fill it: ten thousand idle connections hold 4 KiB each.
-#[derive(Default)]
 pub(crate) struct ReadBuffer {
     bytes: Vec<u8>,
     unread: Range<usize>,
+    /// Size that the load asks for.
+    wanted: usize,
     /// Reads in a row that would have fitted a buffer of a quarter of the size.
     sparse: u8,
+}
+
+impl Default for ReadBuffer {
+    fn default() -> Self {
+        Self {
+            bytes: Vec::new(),
+            unread: 0..0,
+            wanted: SMALL_READ,
+            sparse: 0,
+        }
+    }
 }
 
 impl ReadBuffer {
@@ -62,10 +77,14 @@ impl ReadBuffer {
         self.unread.start = (self.unread.start + count).min(self.unread.end);
     }
 
-    /// Where the next read goes; only when everything was fed.
-    pub(crate) fn space(&mut self) -> &mut [u8] {
-        if self.bytes.is_empty() {
-            self.bytes.resize(SMALL_READ, 0);
+    /// Where the next read goes; only when everything was fed. So many `connections` share the
+    /// memory.
+    pub(crate) fn space(&mut self, connections: usize) -> &mut [u8] {
+        let share = (READ_BUDGET / connections.max(1)).max(SMALL_READ);
+        let size = self.wanted.min(share);
+        if size != self.bytes.len() {
+            self.bytes.resize(size, 0);
+            self.bytes.shrink_to_fit();
         }
         &mut self.bytes
     }
@@ -79,11 +98,10 @@ impl ReadBuffer {
         } else {
             0
         };
-        if read == size && size < LARGE_READ {
-            self.bytes.resize(size * 4, 0);
-        } else if self.sparse >= 32 && size > SMALL_READ {
-            self.bytes.truncate((size / 4).max(read));
-            self.bytes.shrink_to_fit();
+        if read == size {
+            self.wanted = (size * 4).min(LARGE_READ);
+        } else if self.sparse >= 32 {
+            self.wanted = (size / 4).max(SMALL_READ);
             self.sparse = 0;
         }
     }
@@ -93,23 +111,42 @@ impl ReadBuffer {
 mod tests {
     use super::*;
 
+    /// One read that fills the buffer.
+    fn fill(buffer: &mut ReadBuffer, connections: usize) -> usize {
+        let size = buffer.space(connections).len();
+        buffer.filled(size);
+        assert_eq!(buffer.unread().len(), size);
+        buffer.consume(size);
+        assert!(buffer.is_empty());
+        size
+    }
+
     #[test]
     fn buffers_follow_the_load() {
         let mut buffer = ReadBuffer::default();
-        assert_eq!(buffer.space().len(), SMALL_READ);
-        for _ in 0..4 {
-            let size = buffer.space().len();
-            buffer.filled(size);
-            buffer.consume(size);
-        }
-        assert_eq!(buffer.space().len(), LARGE_READ);
+        let sizes: Vec<usize> = (0..4).map(|_| fill(&mut buffer, 10)).collect();
+        assert_eq!(sizes, [4, 16, 64, 64].map(|kib| kib * 1024));
         for _ in 0..100 {
+            buffer.space(10);
             buffer.filled(100);
-            assert_eq!(buffer.unread().len(), 100);
             buffer.consume(100);
         }
-        assert_eq!(buffer.space().len(), SMALL_READ);
-        assert!(buffer.is_empty());
+        assert_eq!(buffer.space(10).len(), SMALL_READ);
+    }
+
+    #[test]
+    fn many_connections_have_smaller_buffers() {
+        let mut buffer = ReadBuffer::default();
+        for (connections, largest) in [(1, LARGE_READ), (1_000, 17_000), (100_000, SMALL_READ)] {
+            for _ in 0..5 {
+                fill(&mut buffer, connections);
+            }
+            let size = buffer.space(connections).len();
+            assert!(
+                (SMALL_READ..=largest).contains(&size),
+                "{connections}: {size}"
+            );
+        }
     }
 
     #[test]

@@ -2,14 +2,16 @@
 //! what one read brought and waits until it is durable. Bounded by the number of readings inside.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{self, Poll};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::reading::Arrival;
 
-/// Readings that may be inside the stream at once: sixteen full batches, some 10 MB.
-pub const CAPACITY: u32 = 65_536;
+/// Readings that may be inside the stream at once: four full batches, some 3 MB.
+pub const CAPACITY: u32 = 16_384;
 
 /// What one read of one source brought, and the promise to answer it as a whole.
 #[derive(Debug)]
@@ -54,6 +56,63 @@ impl fmt::Debug for Intake {
     }
 }
 
+/// Room in the stream for so many readings, taken before they are decoded: what waits at the door
+/// is bytes, never readings.
+pub struct Room {
+    sink: Arc<Sink>,
+    permit: OwnedSemaphorePermit,
+}
+
+impl fmt::Debug for Room {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Room")
+            .field("readings", &self.readings())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Room {
+    /// For how many readings.
+    pub fn readings(&self) -> usize {
+        self.permit.num_permits()
+    }
+
+    /// Hands over `arrivals` (no more than there is room for; room that is not needed is given
+    /// back) and gives the answer: whether all of them are durable.
+    pub fn send(mut self, arrivals: Vec<Arrival>) -> Answered {
+        if arrivals.is_empty() {
+            return Answered(None);
+        }
+        debug_assert!(arrivals.len() <= self.readings());
+        let unused = self.readings().saturating_sub(arrivals.len());
+        drop(self.permit.split(unused));
+        let (answer, answered) = oneshot::channel();
+        let delivery = Delivery {
+            arrivals,
+            answer,
+            _permit: self.permit,
+        };
+        // A sink that refuses drops the delivery: that is the answer.
+        let _refused = (self.sink)(delivery);
+        Answered(Some(answered))
+    }
+}
+
+/// The answer to come. `Ok`: everything is durable, the source may acknowledge.
+#[derive(Debug)]
+pub struct Answered(Option<oneshot::Receiver<()>>);
+
+impl Future for Answered {
+    type Output = Result<(), Refused>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<Self::Output> {
+        let Some(answer) = &mut self.0 else {
+            return Poll::Ready(Ok(()));
+        };
+        Pin::new(answer).poll(context).map_err(|_dropped| Refused)
+    }
+}
+
 impl Intake {
     /// `capacity`: how many readings may be inside the stream at once, over all sources.
     pub fn new(
@@ -68,41 +127,52 @@ impl Intake {
         }
     }
 
-    /// Hands over `arrivals` and waits until all of them are durable. Waits before that while the
-    /// stream is full: a source that does not read on meanwhile is the backpressure.
+    /// Waits, in turn with all others, until the stream has room for `readings` (at most its whole
+    /// capacity). A source that does not read on meanwhile is the backpressure.
+    ///
+    /// # Errors
+    /// [`Refused`] if the stream is shutting down.
+    pub async fn reserve(&self, readings: usize) -> Result<Room, Refused> {
+        let permit = Arc::clone(&self.gate)
+            .acquire_many_owned(self.weight(readings))
+            .await
+            .map_err(|_closed| Refused)?;
+        Ok(self.room(permit))
+    }
+
+    /// The same without waiting; `None` if there is no room now.
+    pub fn try_reserve(&self, readings: usize) -> Option<Room> {
+        let permit = Arc::clone(&self.gate)
+            .try_acquire_many_owned(self.weight(readings))
+            .ok()?;
+        Some(self.room(permit))
+    }
+
+    /// Hands over `arrivals` that exist already and waits until all of them are durable.
     ///
     /// # Errors
     /// [`Refused`] if the stream is shutting down or lost them on the way.
-    pub async fn deliver(&self, arrivals: Vec<Arrival>) -> Result<(), Refused> {
-        if arrivals.is_empty() {
-            return Ok(());
+    pub async fn deliver(&self, mut arrivals: Vec<Arrival>) -> Result<(), Refused> {
+        // More than the whole capacity passes in parts.
+        while arrivals.len() > self.capacity as usize {
+            let rest = arrivals.split_off(self.capacity as usize);
+            self.reserve(arrivals.len()).await?.send(arrivals).await?;
+            arrivals = rest;
         }
-        // One delivery larger than the whole capacity must still pass, alone.
-        let weight = u32::try_from(arrivals.len())
+        self.reserve(arrivals.len()).await?.send(arrivals).await
+    }
+
+    fn weight(&self, readings: usize) -> u32 {
+        u32::try_from(readings)
             .unwrap_or(u32::MAX)
-            .min(self.capacity);
-        let permit = Arc::clone(&self.gate)
-            .acquire_many_owned(weight)
-            .await
-            .map_err(|_closed| Refused)?;
-        let (answer, answered) = oneshot::channel();
-        (self.sink)(Delivery {
-            arrivals,
-            answer,
-            _permit: permit,
-        })?;
-        answered.await.map_err(|_dropped| Refused)
+            .min(self.capacity)
     }
 
-    /// Is there room for anything more right now?
-    pub fn has_room(&self) -> bool {
-        self.gate.available_permits() > 0
-    }
-
-    /// Waits, in turn with all others, until there is room (or the intake is closed).
-    pub async fn room(&self) {
-        // Whoever finds it closed learns that from `deliver`.
-        let _free = self.gate.acquire().await;
+    fn room(&self, permit: OwnedSemaphorePermit) -> Room {
+        Room {
+            sink: Arc::clone(&self.sink),
+            permit,
+        }
     }
 
     /// Readings inside the stream now.
@@ -115,5 +185,73 @@ impl Intake {
         let all = self.gate.acquire_many(self.capacity).await;
         self.gate.close();
         drop(all);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::reading::Quarantined;
+
+    fn arrivals(count: usize) -> Vec<Arrival> {
+        let message = Quarantined::new("test", String::new(), "a", b"", 0);
+        vec![Arrival::Quarantine(message); count]
+    }
+
+    /// An intake for ten readings, and the deliveries that nobody has answered yet.
+    fn ten() -> (Intake, Arc<Mutex<Vec<Delivery>>>) {
+        let held = Arc::new(Mutex::new(Vec::new()));
+        let holding = Arc::clone(&held);
+        let intake = Intake::new(10, move |delivery| {
+            holding.lock().unwrap().push(delivery);
+            Ok(())
+        });
+        (intake, held)
+    }
+
+    #[tokio::test]
+    async fn room_is_taken_before_and_given_back_after() {
+        let (intake, held) = ten();
+        let room = intake.reserve(8).await.unwrap();
+        assert_eq!(intake.in_flight(), 8);
+        assert!(intake.try_reserve(3).is_none());
+        let answered = room.send(arrivals(2));
+        assert_eq!(intake.in_flight(), 2, "what is not needed is free at once");
+        let delivery = held.lock().unwrap().pop().unwrap();
+        delivery.complete();
+        assert_eq!(answered.await, Ok(()));
+        assert_eq!(intake.in_flight(), 0);
+        drop(intake.reserve(10_000).await.unwrap());
+        assert_eq!(
+            intake.reserve(5).await.unwrap().send(Vec::new()).await,
+            Ok(())
+        );
+        assert_eq!(intake.in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_dropped_delivery_and_a_closed_door_are_refusals() {
+        let (intake, held) = ten();
+        let answered = intake.reserve(1).await.unwrap().send(arrivals(1));
+        held.lock().unwrap().clear();
+        assert_eq!(answered.await, Err(Refused));
+        intake.close().await;
+        assert_eq!(intake.deliver(arrivals(1)).await, Err(Refused));
+        assert!(intake.try_reserve(1).is_none());
+    }
+
+    #[tokio::test]
+    async fn more_than_the_capacity_passes_in_parts() {
+        let sizes = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&sizes);
+        let intake = Intake::new(10, move |delivery| {
+            seen.lock().unwrap().push(delivery.arrivals.len());
+            delivery.complete();
+            Ok(())
+        });
+        assert_eq!(intake.deliver(arrivals(25)).await, Ok(()));
+        assert_eq!(*sizes.lock().unwrap(), [10, 10, 5]);
     }
 }

@@ -23,7 +23,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesOrdered, StreamExt};
@@ -53,7 +53,7 @@ use super::auth::{Account, Accounts};
 pub use super::auth::{HashError, User, hash_password};
 use super::bounds::{ReadBuffer, Throttle, quoted};
 use super::decode::Decode;
-use super::intake::{Intake, Refused};
+use super::intake::{Answered, Intake, Refused, Room};
 use crate::clock::Clock;
 use crate::config::{Invalid, Span, in_range};
 use crate::metrics::ListenerMetrics;
@@ -66,6 +66,9 @@ const OUTSTANDING: usize = 2;
 /// `QoS` 1 publishes that an MQTT 5 client may have unacknowledged, and the most that one delivery
 /// holds (MQTT 3.1.1 clients cannot be told).
 const RECEIVE_MAXIMUM: u16 = 1_000;
+
+/// Bytes of a short PUBLISH: an estimate of how many a read has brought.
+const USUAL_PUBLISH: usize = 96;
 
 /// Largest payload that is taken in at all. Between `max_payload_bytes` and this the message is
 /// quarantined; beyond it the packet would have to be held in memory only to be thrown away.
@@ -248,6 +251,7 @@ impl Listener {
             metrics,
             warnings: Warnings::default(),
             assigned: AtomicU64::new(0),
+            open: AtomicUsize::new(0),
         });
         let mut connections = JoinSet::new();
         let mut stopped = pin!(stopped(stop.clone()));
@@ -325,9 +329,16 @@ struct Shared {
     warnings: Warnings,
     /// Client ids given out.
     assigned: AtomicU64,
+    /// See [`Shared::open`].
+    open: AtomicUsize,
 }
 
 impl Shared {
+    /// Connections that were accepted and live.
+    fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
     fn reap(&self, ended: Result<(), tokio::task::JoinError>) {
         if let Err(error) = ended {
             self.metrics
@@ -482,7 +493,7 @@ struct Ack {
 struct Batch {
     arrivals: Vec<Arrival>,
     acks: Vec<Ack>,
-    publishes: u16,
+    publishes: usize,
     end: Option<End>,
     tally: Tally,
 }
@@ -553,6 +564,7 @@ struct Open(Arc<Shared>);
 
 impl Open {
     fn count(shared: Arc<Shared>) -> Self {
+        shared.open.fetch_add(1, Ordering::Relaxed);
         shared.metrics.connections.inc();
         Self(shared)
     }
@@ -560,6 +572,7 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
         self.0.metrics.connections.dec();
     }
 }
@@ -641,7 +654,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn read_connect(&mut self) -> Result<Hello, Rejected> {
         let mut seen = 0;
         loop {
-            let read = self.stream.read(self.buffer.space()).await;
+            let read = self
+                .stream
+                .read(self.buffer.space(self.shared.open()))
+                .await;
             let read = read.map_err(|error| Rejected::silently("malformed", error.to_string()))?;
             if read == 0 {
                 return Err(Rejected::silently("malformed", "closed before CONNECT"));
@@ -921,19 +937,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut heard = Instant::now();
         let mut silence = pin!(sleep_until(heard + self.patience));
         let mut end = loop {
-            // Decoded readings weigh more than their bytes: decode only what the stream has room for.
-            let free = outstanding.len() < OUTSTANDING && self.shared.intake.has_room();
-            if !self.buffer.is_empty() && (outstanding.is_empty() || free) {
-                if outstanding.is_empty() {
-                    self.shared.intake.room().await;
-                }
-                let batch = self.digest();
+            let room = match self.room(outstanding.len()).await {
+                Ok(room) => room,
+                Err(Refused) => break End::Refused,
+            };
+            if let Some(room) = room {
+                let batch = self.digest(room.readings());
                 batch.tally.record(&self.shared.metrics);
-                let written = self.write().await;
                 if !(batch.arrivals.is_empty() && batch.acks.is_empty()) {
                     let shared = Arc::clone(&self.shared);
-                    outstanding.push_back(deliver(shared, self.peer, batch.arrivals, batch.acks));
+                    let answer = room.send(batch.arrivals);
+                    outstanding.push_back(patiently(shared, self.peer, answer, batch.acks));
                 }
+                let written = self.write().await;
                 if let Some(end) = batch.end.or(written.err().map(End::Io)) {
                     break end;
                 }
@@ -960,7 +976,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     }
                     silence.as_mut().reset(until);
                 }
-                read = self.stream.read(self.buffer.space()),
+                read = self.stream.read(self.buffer.space(self.shared.open())),
                     if outstanding.len() < OUTSTANDING && self.buffer.is_empty() =>
                 {
                     match read {
@@ -989,11 +1005,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         end
     }
 
-    /// Everything that was read, or as much of it as one delivery may hold.
-    fn digest(&mut self) -> Batch {
+    /// Room in the stream for what was read: decoded readings weigh more than their bytes. `None`:
+    /// there is nothing to decode, or something has to be answered first.
+    async fn room(&self, outstanding: usize) -> Result<Option<Room>, Refused> {
+        if self.buffer.is_empty() || outstanding >= OUTSTANDING {
+            return Ok(None);
+        }
+        let most = usize::from(RECEIVE_MAXIMUM);
+        let readings = (self.buffer.unread().len() / USUAL_PUBLISH + 1).min(most);
+        if outstanding > 0 {
+            return Ok(self.shared.intake.try_reserve(readings));
+        }
+        self.shared.intake.reserve(readings).await.map(Some)
+    }
+
+    /// Everything that was read, or as much of it as `most` publishes.
+    fn digest(&mut self, most: usize) -> Batch {
         let mut batch = Batch::default();
         let now_ms = self.shared.clock.now_ms();
-        while batch.end.is_none() && batch.publishes < RECEIVE_MAXIMUM && !self.buffer.is_empty() {
+        while batch.end.is_none() && batch.publishes < most && !self.buffer.is_empty() {
             for event in self.next_events() {
                 match event {
                     Event::NotifyPacketReceived(packet) => {
@@ -1258,7 +1288,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn linger(mut self) {
         let end = async {
             self.stream.shutdown().await?;
-            while self.stream.read(self.buffer.space()).await? > 0 {}
+            while self
+                .stream
+                .read(self.buffer.space(self.shared.open()))
+                .await?
+                > 0
+            {}
             io::Result::Ok(())
         };
         // Whatever happens here, the connection is over.
@@ -1266,20 +1301,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
-/// Hands the arrivals over, and grumbles once a minute while there is no answer.
-async fn deliver(
+/// Waits for the answer, and grumbles once a minute while there is none.
+async fn patiently(
     shared: Arc<Shared>,
     peer: SocketAddr,
-    arrivals: Vec<Arrival>,
+    mut answer: Answered,
     acks: Vec<Ack>,
 ) -> Result<Vec<Ack>, Refused> {
-    let waiting = arrivals.len();
-    let mut delivery = pin!(shared.intake.deliver(arrivals));
     loop {
-        match timeout(STALLED, delivery.as_mut()).await {
+        match timeout(STALLED, &mut answer).await {
             Ok(answer) => return answer.map(|()| acks),
             Err(_elapsed) => shared.warnings.stalled.warn(|more| {
-                warn!(%peer, waiting, more, "no answer from the stream for a minute or longer");
+                warn!(%peer, more, "no answer from the stream for a minute or longer");
             }),
         }
     }
@@ -1353,6 +1386,7 @@ mod tests {
             metrics,
             warnings: Warnings::default(),
             assigned: AtomicU64::new(0),
+            open: AtomicUsize::new(0),
         })
     }
 
