@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::quantity::{self, Catalogue};
 use crate::score::actor::Gathering;
 use crate::score::scorer::Scorer;
+use crate::stats::hearing::Hearing;
 use crate::stats::share::{Share, SilenceLine};
 use crate::store::actor::Storing;
 use crate::store::committer::Committer;
@@ -81,6 +82,7 @@ pub struct Pipeline {
     stages: Vec<Draining>,
     arbiters: Vec<Arbiter>,
     health: Arc<Health>,
+    hearing: Arc<Hearing>,
     store: Embedded,
 }
 
@@ -124,11 +126,11 @@ impl Pipeline {
         let epochs = Arc::new(Epochs::default());
         let mut arbiters = Vec::new();
         // In recorded data somebody has always been listening.
-        let listening_since_ms = if settings.event_time {
+        let hearing = Arc::new(Hearing::since(if settings.event_time {
             i64::MIN
         } else {
             clock.now_ms()
-        };
+        }));
         let guard = |name: &'static str| {
             let sabotage = settings
                 .sabotage
@@ -182,13 +184,14 @@ impl Pipeline {
             let (store, catalogue) = (store.clone(), Arc::clone(catalogue));
             let (score, incidents) = (settings.score.clone(), settings.incidents.clone());
             let (metrics, epochs) = (metrics.clone(), Arc::clone(&epochs));
+            let hearing = Arc::clone(&hearing);
             move || {
                 let scorer = Scorer::new(
                     store.clone(),
                     Arc::clone(&catalogue),
                     score.clone(),
                     incidents.clone(),
-                    listening_since_ms,
+                    Arc::clone(&hearing),
                     epochs.current(),
                 )
                 .map_err(|error| chain(&error))?;
@@ -212,6 +215,7 @@ impl Pipeline {
         for index in 0..shares as u64 {
             let (store, catalogue) = (store.clone(), Arc::clone(catalogue));
             let (config, epochs) = (settings.stats.clone(), Arc::clone(&epochs));
+            let hearing = Arc::clone(&hearing);
             let make = move || {
                 Share::new(
                     (index, shares as u64),
@@ -219,7 +223,7 @@ impl Pipeline {
                     Arc::clone(&catalogue),
                     config.clone(),
                     silence,
-                    listening_since_ms,
+                    Arc::clone(&hearing),
                     epochs.current(),
                 )
                 .map_err(|error| chain(&error))
@@ -272,6 +276,7 @@ impl Pipeline {
             stages,
             arbiters,
             health,
+            hearing,
             store,
         })
     }
@@ -284,6 +289,11 @@ impl Pipeline {
     /// Whether the stream can go on.
     pub fn health(&self) -> &Arc<Health> {
         &self.health
+    }
+
+    /// For sources that can be lost: while one is, silence says nothing.
+    pub fn hearing(&self) -> &Arc<Hearing> {
+        &self.hearing
     }
 
     /// Lets time pass: silence, ends of incidents, what waits in the outbox. To be called once a

@@ -575,3 +575,43 @@ fn silence_is_noticed_once() {
         bench.stop().await;
     });
 }
+
+/// While a source is lost its sensors are not silent; when it is back, silence counts from there.
+#[test]
+fn what_cannot_be_heard_is_not_silent() {
+    use vigie_actors::clock::Clock as _;
+
+    let dir = tempfile::tempdir().unwrap();
+    in_system(async {
+        let bench = Bench::start(dir.path(), &without_forest());
+        for n in 0..20 {
+            let next = reading(0, n);
+            bench.clock.advance_to(next.received_ms);
+            bench.send(&[Arrival::Reading(next)], 1).await;
+        }
+        let tick = bench.pipeline.ticker();
+        let wait = async |seconds: i64| {
+            for _ in 0..seconds {
+                bench.clock.advance_to(bench.clock.now_ms() + 1000);
+                tick();
+                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            }
+            let all = bench.store.anomalies((0, i64::MAX), None, 10).unwrap();
+            all.items.len()
+        };
+        bench.pipeline.hearing().lost();
+        assert_eq!(wait(300).await, 0, "anomalies while nothing could be heard");
+        bench.pipeline.hearing().regained(bench.clock.now_ms());
+        assert_eq!(
+            wait(90).await,
+            0,
+            "anomalies before the sensor had its time"
+        );
+        assert_eq!(
+            wait(30).await,
+            1,
+            "anomalies of a sensor that never came back"
+        );
+        bench.stop().await;
+    });
+}

@@ -81,6 +81,7 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: "pure",
         files: &[
+            "actors/src/stats/hearing.rs",
             "actors/src/stats/window.rs",
             "actors/src/stats/recent.rs",
             "actors/src/stats/state.rs",

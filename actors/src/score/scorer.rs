@@ -15,6 +15,7 @@ use super::rules::{Rule, Verdict, judge, judge_gap, judge_silence};
 use crate::batch::Batch;
 use crate::quantity::Catalogue;
 use crate::reading::{Arrival, Reading};
+use crate::stats::hearing::Hearing;
 use crate::stats::share::{Finding, Part, SilenceLine};
 use crate::stats::state::Observed;
 use crate::store;
@@ -122,8 +123,8 @@ pub struct Scorer<M> {
     unsaved: Vec<Arc<Model>>,
     jobs: Vec<FitJob>,
     scores: Vec<f32>,
-    /// A gap after a reading that an earlier run received is the engine's own absence.
-    listening_since_ms: i64,
+    /// A gap after a reading from before is the engine's own deafness.
+    hearing: Arc<Hearing>,
     epoch: u64,
 }
 
@@ -137,7 +138,7 @@ impl<M: IncidentMemory> Scorer<M> {
         catalogue: Arc<Catalogue>,
         config: Config,
         incidents: super::incident::Config,
-        listening_since_ms: i64,
+        hearing: Arc<Hearing>,
         epoch: u64,
     ) -> Result<Self, store::Error> {
         let line = SilenceLine {
@@ -156,7 +157,7 @@ impl<M: IncidentMemory> Scorer<M> {
             unsaved: Vec::new(),
             jobs: Vec::new(),
             scores: Vec::new(),
-            listening_since_ms,
+            hearing,
             epoch,
             memory,
         };
@@ -389,6 +390,7 @@ impl<M: IncidentMemory> Scorer<M> {
     /// Readings become episodes. Late ones never alert.
     fn episodes(&mut self, arrivals: &[Arrival], scored: &mut Scored) {
         let now_ms = scored.batch.now_ms;
+        let hearing_since_ms = self.hearing.since_ms();
         for row in &mut scored.readings {
             let Some(Arrival::Reading(reading)) = arrivals.get(row.index as usize) else {
                 continue;
@@ -401,7 +403,7 @@ impl<M: IncidentMemory> Scorer<M> {
                         .fired
                         .iter()
                         .position(|fired| fired.rule == Rule::Silence);
-                    let excused = silence.filter(|_| row.heard_before_ms < self.listening_since_ms);
+                    let excused = silence.filter(|_| row.heard_before_ms < hearing_since_ms);
                     let excused = excused.map(|at| row.fired.remove(at));
                     let changes = &mut scored.changes;
                     self.incidents

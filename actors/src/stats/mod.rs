@@ -1,9 +1,10 @@
 //! Stats: the rolling baseline of each sensor, and what each reading looks like against it.
 //!
 //! `window` is the arithmetic, `recent` recognises redeliveries, `state` is one sensor, `share` is
-//! the set of sensors that one actor owns.
+//! the set of sensors that one actor owns, `hearing` tells silence from deafness.
 
 pub mod actor;
+pub mod hearing;
 pub mod recent;
 pub mod share;
 pub mod state;

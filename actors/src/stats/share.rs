@@ -8,6 +8,7 @@ use vigie_wire::SensorId;
 use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 use super::Config;
+use super::hearing::Hearing;
 use super::state::{Observed, SensorState, Standing};
 use crate::batch::{Batch, Forget};
 use crate::quantity::Catalogue;
@@ -117,8 +118,7 @@ pub struct Share<M> {
     silence: SilenceLine,
     residents: HashMap<SensorId, Box<Resident>, Xxh3DefaultBuilder>,
     resting: HashMap<SensorId, Resting, Xxh3DefaultBuilder>,
-    /// Receive times before this say nothing about silence: nobody was listening.
-    listening_since_ms: i64,
+    hearing: Arc<Hearing>,
     last_check_ms: i64,
     batches: u64,
     /// Identities that entered lately after the store was asked: it may not have them yet.
@@ -165,7 +165,7 @@ pub fn share_of(sensor: &SensorId, shares: u64) -> u64 {
 }
 
 impl<M: Memory> Share<M> {
-    /// Share `index` of `shares`. `listening_since_ms`: when the engine began to listen.
+    /// Share `index` of `shares`.
     ///
     /// # Errors
     /// [`store::Error`] if the inventory cannot be read.
@@ -175,7 +175,7 @@ impl<M: Memory> Share<M> {
         catalogue: Arc<Catalogue>,
         config: Config,
         silence: SilenceLine,
-        listening_since_ms: i64,
+        hearing: Arc<Hearing>,
         epoch: u64,
     ) -> Result<Self, store::Error> {
         let mut resting = memory.inventory()?;
@@ -189,7 +189,7 @@ impl<M: Memory> Share<M> {
             silence,
             residents: HashMap::default(),
             resting: resting.into_iter().collect(),
-            listening_since_ms,
+            hearing,
             last_check_ms: i64::MIN,
             batches: 0,
             asked: HashMap::default(),
@@ -355,7 +355,7 @@ impl<M: Memory> Share<M> {
     }
 
     fn silent(&mut self, now_ms: i64) -> Result<Vec<Silence>, store::Error> {
-        let (line, listening) = (self.silence, self.listening_since_ms);
+        let (line, listening) = (self.silence, self.hearing.since_ms());
         let since = |received_ms: i64| match received_ms {
             heard if heard >= listening => heard,
             _ => listening.saturating_add(RECONNECT_MS),
