@@ -38,6 +38,8 @@ pub struct StageMetrics {
     pub seconds: Histogram,
     /// Times the stage came back after a panic.
     pub restarts: IntCounter,
+    /// From the panic until it can take the next message.
+    pub restart_seconds: Histogram,
 }
 
 /// What the built-in listener counts.
@@ -64,6 +66,7 @@ pub struct Metrics {
     stage_readings: IntCounterVec,
     stage_seconds: HistogramVec,
     stage_restarts: IntCounterVec,
+    stage_restart_seconds: HistogramVec,
     /// Readings that entered the stream through any source.
     pub received: IntCounter,
     /// Readings inside the stream now.
@@ -141,6 +144,15 @@ impl Metrics {
             &["stage"],
         )?;
         registry.register(Box::new(stage_seconds.clone()))?;
+        let stage_restart_seconds = HistogramVec::new(
+            HistogramOpts::new(
+                "vigie_stage_restart_seconds",
+                "From a panic in a stage until it can take the next message.",
+            )
+            .buckets(SECONDS.to_vec()),
+            &["stage"],
+        )?;
+        registry.register(Box::new(stage_restart_seconds.clone()))?;
         let commit_readings = Histogram::with_opts(
             HistogramOpts::new(
                 "vigie_commit_readings",
@@ -181,6 +193,7 @@ impl Metrics {
                 "Times a stage was rebuilt after a panic.",
                 &["stage"],
             )?,
+            stage_restart_seconds,
             received: counter(
                 registry,
                 "vigie_readings_received_total",
@@ -304,6 +317,7 @@ impl Metrics {
             refused: event("refused"),
             seconds: self.stage_seconds.with_label_values(&[name]),
             restarts: self.stage_restarts.with_label_values(&[name]),
+            restart_seconds: self.stage_restart_seconds.with_label_values(&[name]),
         }
     }
 

@@ -10,7 +10,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::{
     Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Supervised, WrapFuture,
@@ -111,6 +111,8 @@ pub struct Guard {
     messages: u64,
     /// Restarts since the last commit, and the commit count then.
     restarts: (u32, u64),
+    /// When the last panic was caught.
+    panicked: Option<Instant>,
 }
 
 impl Guard {
@@ -132,6 +134,7 @@ impl Guard {
             sabotage,
             messages: 0,
             restarts: (0, 0),
+            panicked: None,
         }
     }
 
@@ -145,7 +148,10 @@ impl Guard {
             self.sabotage.strike(self.messages, batch);
             body()
         }))
-        .map_err(|panic| message_of(&*panic))
+        .map_err(|panic| {
+            self.panicked = Some(Instant::now());
+            message_of(&*panic)
+        })
     }
 
     /// The actor is about to be restarted: counts it, and says how long to wait first.
@@ -155,6 +161,14 @@ impl Guard {
         match self.failed() {
             0 | 1 => Duration::ZERO,
             n => Duration::from_millis(1 << (n - 2).min(5)).min(Duration::from_millis(50)),
+        }
+    }
+
+    /// The actor takes messages again after `pause`.
+    pub fn restarted(&mut self, pause: Duration) {
+        if let Some(panicked) = self.panicked.take() {
+            let seconds = (panicked.elapsed() + pause).as_secs_f64();
+            self.metrics.restart_seconds.observe(seconds);
         }
     }
 
@@ -321,6 +335,7 @@ impl<S: Stage> Supervised for Shell<S> {
                     .give_up(format!("{} cannot be rebuilt: {why}", S::NAME));
             }
         }
+        self.guard.restarted(pause);
         if !pause.is_zero() {
             ctx.wait(tokio::time::sleep(pause).into_actor(self));
         }

@@ -135,6 +135,7 @@ impl Actor for Alerter {
 impl Supervised for Alerter {
     fn restarting(&mut self, ctx: &mut Context<Self>) {
         let pause = self.guard.restarting();
+        self.guard.restarted(pause);
         if !pause.is_zero() {
             use actix::{AsyncContext, WrapFuture};
             ctx.wait(tokio::time::sleep(pause).into_actor(self));

@@ -158,6 +158,7 @@ impl Supervised for Ingest {
         self.metrics.in_flight.set(0);
         let serial = self.batcher.next_serial();
         self.batcher = Batcher::new(self.credits, self.clock.is_some(), serial);
+        self.guard.restarted(pause);
         if !pause.is_zero() {
             ctx.wait(tokio::time::sleep(pause).into_actor(self));
         }
