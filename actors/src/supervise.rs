@@ -10,7 +10,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::{
     Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Supervised, WrapFuture,
@@ -112,7 +112,7 @@ pub struct Guard {
     /// Restarts since the last commit, and the commit count then.
     restarts: (u32, u64),
     /// When the last panic was caught.
-    panicked: Option<Instant>,
+    panicked: Option<tokio::time::Instant>,
 }
 
 impl Guard {
@@ -149,7 +149,7 @@ impl Guard {
             body()
         }))
         .map_err(|panic| {
-            self.panicked = Some(Instant::now());
+            self.panicked = Some(tokio::time::Instant::now());
             message_of(&*panic)
         })
     }

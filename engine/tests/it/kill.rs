@@ -177,18 +177,7 @@ fn kill_nine_loses_nothing_doubles_nothing_and_changes_no_statistics() {
         entered(&calm),
         "readings that entered the state of each sensor"
     );
-    let calm_results = rule_results(&calm, until_ms);
-    // The baseline takes some hundred readings of each sensor before it speaks.
-    let rules = ["range", "step", "z"];
-    let rules = &rules[..if published.sent > 20_000 { 3 } else { 2 }];
-    for rule in rules {
-        let told = calm_results.iter().filter(|result| result[2] == *rule);
-        assert!(told.count() > 0, "no result of the rule {rule} to compare");
-    }
-    assert_eq!(killed.2.len(), calm_results.len(), "rule results");
-    for (killed, calm) in killed.2.iter().zip(&calm_results) {
-        assert_eq!(killed, calm, "a rule's result, with kills and without");
-    }
+    assert_same_results(&killed.2, &rule_results(&calm, until_ms), published.sent);
     calm.process.stop();
     eprintln!(
         "kill: {kills} kills, {} readings acknowledged, {} rule results, {} reconnects, slowest \
@@ -216,4 +205,19 @@ fn assert_same(killed: &[(String, Vec<Value>)], calm: &[(String, Vec<Value>)]) {
         }
     }
     assert!(spoke > 0, "no z-score to compare");
+}
+
+/// Fails at the first difference, and if there was little to compare.
+fn assert_same_results(killed: &[Vec<Value>], calm: &[Vec<Value>], sent: u64) {
+    // The baseline takes some hundred readings of each sensor before it speaks.
+    let rules = ["range", "step", "z"];
+    let rules = &rules[..if sent > 20_000 { 3 } else { 2 }];
+    for rule in rules {
+        let told = calm.iter().filter(|result| result[2] == *rule);
+        assert!(told.count() > 0, "no result of the rule {rule} to compare");
+    }
+    assert_eq!(killed.len(), calm.len(), "rule results");
+    for (killed, calm) in killed.iter().zip(calm) {
+        assert_eq!(killed, calm, "a rule's result, with kills and without");
+    }
 }
