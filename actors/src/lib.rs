@@ -22,6 +22,8 @@ pub mod pipeline;
 pub mod quantity;
 pub mod reading;
 pub mod score;
+pub mod secret;
 pub mod stats;
 pub mod store;
 pub mod supervise;
+pub mod tls;

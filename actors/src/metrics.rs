@@ -14,6 +14,7 @@ use prometheus::{
 use vigie_wire::{QuantityId, SensorId};
 use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
+use crate::ingest::broker::failure_labels;
 use crate::quantity::Catalogue;
 use crate::reading::Outcome;
 use crate::score::incident::NoticeKind;
@@ -60,6 +61,79 @@ pub struct ListenerMetrics {
     pub pubacks: IntCounter,
 }
 
+/// What the source at an external broker counts.
+#[derive(Debug, Clone)]
+pub struct BrokerMetrics {
+    /// 1 while connected and subscribed.
+    pub connected: IntGauge,
+    /// 1 if the broker still had our session at the last connect.
+    pub session_present: IntGauge,
+    /// Attempts to connect, by result: `accepted`, or what went wrong.
+    pub connects: IntCounterVec,
+    /// Connections that ended, by what went wrong.
+    pub disconnects: IntCounterVec,
+    /// PUBLISH packets, by result: `accepted`, `retained`, `status`.
+    pub publishes: IntCounterVec,
+    /// PUBACKs on their way.
+    pub pubacks: IntCounter,
+    /// Messages whose connection was gone before they could be acknowledged; they come again.
+    pub stale: IntCounter,
+}
+
+impl BrokerMetrics {
+    fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let metrics = Self {
+            connected: gauge(
+                registry,
+                "vigie_broker_connected",
+                "1 while the engine is subscribed at the external broker.",
+            )?,
+            session_present: gauge(
+                registry,
+                "vigie_broker_session_present",
+                "1 if the broker still had the session at the last connect.",
+            )?,
+            connects: counters(
+                registry,
+                "vigie_broker_connects_total",
+                "Attempts to connect to the external broker, by result.",
+                &["result"],
+            )?,
+            disconnects: counters(
+                registry,
+                "vigie_broker_disconnects_total",
+                "Connections to the external broker that ended, by reason.",
+                &["reason"],
+            )?,
+            publishes: counters(
+                registry,
+                "vigie_broker_publishes_total",
+                "PUBLISH packets from the external broker, by result.",
+                &["result"],
+            )?,
+            pubacks: counter(
+                registry,
+                "vigie_broker_pubacks_total",
+                "Messages acknowledged to the external broker.",
+            )?,
+            stale: counter(
+                registry,
+                "vigie_broker_stale_acks_total",
+                "Messages whose connection was gone before they could be acknowledged.",
+            )?,
+        };
+        metrics.connects.with_label_values(&["accepted"]);
+        for kind in failure_labels() {
+            metrics.connects.with_label_values(&[kind]);
+            metrics.disconnects.with_label_values(&[kind]);
+        }
+        for result in ["accepted", "retained", "status"] {
+            metrics.publishes.with_label_values(&[result]);
+        }
+        Ok(metrics)
+    }
+}
+
 /// All metrics of the stream. Clones share the numbers.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -94,6 +168,8 @@ pub struct Metrics {
     pub store_bytes: IntGauge,
     /// The listener's numbers.
     pub listener: ListenerMetrics,
+    /// The source at an external broker.
+    pub broker: BrokerMetrics,
     /// Latest values per sensor.
     pub board: Board,
 }
@@ -283,6 +359,7 @@ impl Metrics {
                 )?,
                 pubacks: counter(registry, "vigie_mqtt_pubacks_total", "PUBACK packets sent.")?,
             },
+            broker: BrokerMetrics::new(registry)?,
             board: Board::new(Arc::clone(catalogue), board),
         };
         for outcome in ["stored", "duplicate", "quarantined"] {

@@ -24,15 +24,18 @@ const SENSORS: usize = 3;
 const SEED: u64 = 20;
 const RECORDING: &str = include_str!("../data/single-hop-wsn.csv");
 
-/// A demo is watched for minutes: its incidents end sooner than those of a real plant.
-fn hurry(config: &mut Config) {
+/// A demo talks to nobody, and is watched for minutes: its incidents end sooner than those of a real
+/// plant.
+fn tame(config: &mut Config) {
+    config.listener.enabled = true;
+    config.mqtt.host = None;
     config.incidents.clear_after = Span::secs(15);
     config.incidents.cool_down = Span::secs(30);
 }
 
 /// With simulated sensors, through the built-in listener.
 pub(crate) fn run(mut config: Config) -> anyhow::Result<()> {
-    hurry(&mut config);
+    tame(&mut config);
     in_system(async {
         let ground = Ground::open(&config)?;
         if ground.store.sensors(None, 1)?.items.is_empty() {
@@ -152,7 +155,7 @@ async fn remember(config: &Config, ground: &Ground) -> anyhow::Result<()> {
 
 /// With the recording that is built in, at `speed` times its own pace.
 pub(crate) fn recording(mut config: Config, speed: Option<f64>) -> anyhow::Result<()> {
-    hurry(&mut config);
+    tame(&mut config);
     in_system(async {
         let ground = Ground::open(&config)?;
         let mut rows = Recording::new(

@@ -28,6 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use vigie_actors::clock::{Clock, rfc3339};
+use vigie_actors::ingest::broker::{Link, LinkState};
 use vigie_actors::metrics::Metrics;
 use vigie_actors::quantity::Catalogue;
 use vigie_actors::store::embedded::Embedded;
@@ -63,6 +64,8 @@ pub(crate) struct State {
     pub token: Option<SecretString>,
     /// Where the built-in listener listens, if there is one.
     pub mqtt_addr: Option<SocketAddr>,
+    /// The connection to an external broker.
+    pub link: Option<Arc<Link>>,
     /// True once the engine takes nothing more in.
     pub draining: watch::Receiver<bool>,
 }
@@ -490,7 +493,7 @@ impl Shared {
         response(status, TEXT, text.into_bytes())
     }
 
-    async fn parts(&self) -> [Part; 4] {
+    async fn parts(&self) -> Vec<Part> {
         let store = self.state.store.clone();
         let reading = tokio::task::spawn_blocking(move || store.ledger().map(drop));
         let store = match tokio::time::timeout(STORE_ANSWERS_WITHIN, reading).await {
@@ -510,12 +513,24 @@ impl Shared {
             Some(addr) => Part::new("listener", true, addr.to_string()),
             None => Part::new("listener", true, "none"),
         };
+        // An engine whose broker is away is ready all the same: only the broker can help.
+        let broker = self.state.link.as_ref().map(|link| {
+            let detail = match link.state() {
+                LinkState::Up => format!("connected to {}", link.broker),
+                LinkState::Down(None) => format!("connecting to {}", link.broker),
+                LinkState::Down(Some(why)) => format!("not connected to {}: {why}", link.broker),
+            };
+            Part::new("broker", true, detail)
+        });
         let draining = if *self.state.draining.borrow() {
             Part::new("draining", false, "the engine is shutting down")
         } else {
             Part::new("draining", true, "no")
         };
-        [store, stream, listener, draining]
+        let mut parts = vec![store, stream, listener];
+        parts.extend(broker);
+        parts.push(draining);
+        parts
     }
 }
 

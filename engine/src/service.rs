@@ -14,6 +14,8 @@ use tokio::task::JoinHandle;
 use vigie_actors::alert::Channel;
 use vigie_actors::alert::mail::EmlFiles;
 use vigie_actors::clock::{Clock, SystemClock};
+use vigie_actors::ingest::broker::{Broker, Link, Subscriptions, Surroundings};
+use vigie_actors::ingest::decode::Decode;
 use vigie_actors::ingest::intake::Intake;
 use vigie_actors::ingest::listener::Listener;
 use vigie_actors::ingest::payload::Decoder;
@@ -36,7 +38,7 @@ pub(crate) struct Mode {
     pub(crate) event_time: bool,
     /// Write mails (to files).
     pub(crate) mails: bool,
-    /// Listen for devices.
+    /// Hear devices: with the listener, at an external broker.
     pub(crate) listen: bool,
 }
 
@@ -104,10 +106,11 @@ pub(crate) struct Service {
     /// Becomes true with SIGINT or SIGTERM.
     asked: watch::Receiver<bool>,
     stop: watch::Sender<bool>,
-    listener: Option<JoinHandle<()>>,
+    sources: Vec<JoinHandle<()>>,
     http: JoinHandle<()>,
     ticks: Option<JoinHandle<()>>,
     mqtt_addr: Option<SocketAddr>,
+    link: Option<Arc<Link>>,
     http_addr: SocketAddr,
     data_dir: PathBuf,
     mails: bool,
@@ -129,65 +132,59 @@ impl Service {
 
         // Both addresses first: whoever cannot have one should not find the stream half started.
         let server = edges.run(http::Server::bind(config.http.addr)).await?;
-        let listener = if mode.listen {
+        let listener = if mode.listen && config.listener.enabled {
             let bound = edges.run(Listener::bind(config.listener.clone())).await;
             Some(bound.context("cannot listen for devices at --mqtt (listener.addr)")?)
         } else {
             None
         };
 
-        let mut channels: Vec<Box<dyn Channel>> = Vec::new();
-        if mode.mails {
-            let files = EmlFiles::new(
-                config.data_dir.join("mail"),
-                &config.email.email_to,
-                Arc::clone(&catalogue),
-            )
-            .context("email.email_to")?;
-            channels.push(Box::new(files));
-        }
-        // Last, because it cannot fail: what could not be mailed is not said again and again.
-        channels.push(Box::new(Console {
-            catalogue: Arc::clone(&catalogue),
-        }));
         let pipeline = Pipeline::start(
             &settings(config, mode.event_time),
             store.clone(),
             &catalogue,
             Arc::clone(&clock),
-            channels,
+            channels(config, mode, &catalogue)?,
             &metrics,
         )
         .map_err(|why| anyhow!(why))?;
 
         let http_addr = server.local_addr();
         let mqtt_addr = listener.as_ref().map(Listener::local_addr);
+        // Numbers of readings without identity must be above those of earlier runs.
+        let unique_from = clock.now_ms().unsigned_abs() * 1000;
+        let decoder = Decoder::new(config.payload.clone(), Arc::clone(&catalogue), unique_from);
+        let decode: Arc<dyn Decode> = Arc::new(decoder);
+        let broker = broker(config, mode, &store, &pipeline, &decode, &clock, &metrics)?;
+        let link = broker.as_ref().map(|broker| Arc::clone(broker.link()));
         let state = http::State {
             store,
-            catalogue: Arc::clone(&catalogue),
+            catalogue,
             registry,
             metrics: metrics.clone(),
             health: Arc::clone(pipeline.health()),
             clock: Arc::clone(&clock),
             token: config.http.token.clone(),
             mqtt_addr,
+            link: link.clone(),
             draining: stopped.clone(),
         };
         // The page stays up while the stream drains: it ends with the runtime.
         let (_never, http_stop) = watch::channel(false);
         let http = edges.handle.spawn(server.run(state, http_stop));
-        let listener = listener.map(|listener| {
-            // Numbers of readings without identity must be above those of earlier runs.
-            let unique_from = clock.now_ms().unsigned_abs() * 1000;
-            let decoder = Decoder::new(config.payload.clone(), catalogue, unique_from);
-            edges.handle.spawn(listener.run(
+        let mut sources = Vec::new();
+        if let Some(listener) = listener {
+            sources.push(edges.handle.spawn(listener.run(
                 pipeline.intake().clone(),
-                Arc::new(decoder),
+                decode,
                 clock,
                 metrics.listener.clone(),
                 stopped.clone(),
-            ))
-        });
+            )));
+        }
+        if let Some(broker) = broker {
+            sources.push(edges.handle.spawn(broker.run(stopped)));
+        }
         let ticks = (!mode.event_time).then(|| {
             let tick = pipeline.ticker();
             edges.handle.spawn(async move {
@@ -203,10 +200,11 @@ impl Service {
             edges,
             asked,
             stop,
-            listener,
+            sources,
             http,
             ticks,
             mqtt_addr,
+            link,
             http_addr,
             data_dir: config.data_dir.clone(),
             mails: mode.mails,
@@ -233,6 +231,9 @@ impl Service {
         let mut text = format!("Vigie {} – {what}\n", env!("CARGO_PKG_VERSION"));
         if let Some(addr) = self.mqtt_addr {
             text += &format!("  MQTT  mqtt://{addr}   devices publish to sensors/<id>/reading\n");
+        }
+        if let Some(link) = &self.link {
+            text += &format!("  from  {}   as a subscriber\n", link.broker);
         }
         text += &format!(
             "  HTTP  http://{}/   open this in a browser\n",
@@ -267,14 +268,16 @@ impl Service {
         if let Some(ticks) = self.ticks {
             ticks.abort();
         }
-        if let Some(mut listener) = self.listener
-            && tokio::time::timeout(DRAIN / 2, &mut listener)
+        let sources_end = tokio::time::Instant::now() + DRAIN / 2;
+        for mut source in self.sources {
+            if tokio::time::timeout_at(sources_end, &mut source)
                 .await
                 .is_err()
-        {
-            // Somebody does not take what we send: its readings are safe or will come again.
-            tracing::warn!("a connection did not end in time; closing it");
-            listener.abort();
+            {
+                // Somebody does not take what we send: its readings are safe or will come again.
+                tracing::warn!("a connection did not end in time; closing it");
+                source.abort();
+            }
         }
         let left = end.saturating_duration_since(tokio::time::Instant::now());
         let drained = self
@@ -284,6 +287,70 @@ impl Service {
         self.http.abort();
         drop(self.edges);
         drained.map_err(|why| anyhow!("shut down before everything was done: {why}"))
+    }
+}
+
+/// The ways to people.
+fn channels(
+    config: &Config,
+    mode: Mode,
+    catalogue: &Arc<Catalogue>,
+) -> anyhow::Result<Vec<Box<dyn Channel>>> {
+    let mut channels: Vec<Box<dyn Channel>> = Vec::new();
+    if mode.mails {
+        let dir = config.data_dir.join("mail");
+        let files = EmlFiles::new(dir, &config.email.email_to, Arc::clone(catalogue))
+            .context("email.email_to")?;
+        channels.push(Box::new(files));
+    }
+    // Last, because it cannot fail: what could not be mailed is not said again and again.
+    channels.push(Box::new(Console {
+        catalogue: Arc::clone(catalogue),
+    }));
+    Ok(channels)
+}
+
+/// The source at an external broker, if the config names one.
+fn broker(
+    config: &Config,
+    mode: Mode,
+    store: &Embedded,
+    pipeline: &Pipeline,
+    decode: &Arc<dyn Decode>,
+    clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
+) -> anyhow::Result<Option<Broker>> {
+    let Some(host) = config.mqtt.host.as_ref().filter(|_| mode.listen) else {
+        return Ok(None);
+    };
+    let name = format!("{host}:{}", config.mqtt.port);
+    let surroundings = Surroundings {
+        intake: pipeline.intake().clone(),
+        decode: Arc::clone(decode),
+        clock: Arc::clone(clock),
+        metrics: metrics.broker.clone(),
+        link: Arc::new(Link::new(name, Arc::clone(pipeline.hearing()))),
+        subscriptions: Box::new(StoredSubscriptions(store.clone())),
+    };
+    let client_id = format!("vigie-{}", store.id()?);
+    Ok(Broker::new(config.mqtt.clone(), client_id, surroundings))
+}
+
+/// The granted filters live in the store: with the session, they belong to it.
+struct StoredSubscriptions(Embedded);
+
+impl Subscriptions for StoredSubscriptions {
+    fn recall(&self) -> Vec<String> {
+        self.0.subscriptions().unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot read the filters of the last run");
+            Vec::new()
+        })
+    }
+
+    fn remember(&self, filters: &[String]) {
+        if let Err(error) = self.0.put_subscriptions(filters) {
+            tracing::warn!(%error, "cannot keep the filters of this run");
+        }
     }
 }
 

@@ -1,5 +1,5 @@
-//! What keeps the listener within bounds: read buffers that follow the load, warnings that do not
-//! flood the log, and sensor text that cannot harm it.
+//! What keeps the sources within bounds: sizes, read buffers that follow the load, warnings that do
+//! not flood the log, and sensor text that cannot harm it.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -14,11 +14,23 @@ const LARGE_READ: usize = 64 * 1024;
 /// … and all connections together grow theirs to so much, beyond the small ones.
 const READ_BUDGET: usize = 8 * 1024 * 1024;
 
+/// Largest payload that is taken in at all. Between `max_payload_bytes` and this the message is
+/// quarantined; beyond it the packet would have to be held in memory only to be thrown away.
+pub(crate) const PAYLOAD_CEILING: u32 = 1024 * 1024;
+
+/// Room for topic and properties of one PUBLISH.
+pub(crate) const HEADER_ALLOWANCE: u32 = 66 * 1024;
+
 /// One warning per cause and second; `more` says how many were left out since the last.
 #[derive(Default)]
 pub(crate) struct Throttle(Mutex<(Option<Instant>, u64)>);
 
 impl Throttle {
+    /// Nothing was said yet.
+    pub(crate) const fn new() -> Self {
+        Self(Mutex::new((None, 0)))
+    }
+
     /// Says it, or counts it.
     pub(crate) fn warn(&self, say: impl FnOnce(u64)) {
         let now = Instant::now();

@@ -1,8 +1,13 @@
-//! What the listener asks of a payload format: one publish in, one arrival out.
+//! What the sources ask of a payload format: one publish in, one arrival out.
 
-use crate::reading::Arrival;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Decodes one publish into an arrival, so that the listener knows nothing of payload formats.
+use tracing::warn;
+
+use super::bounds::{Throttle, quoted};
+use crate::reading::{Arrival, Quarantined};
+
+/// Decodes one publish into an arrival, so that the sources know nothing of payload formats.
 /// Payloads above the configured size come here too: the decoder quarantines them.
 pub trait Decode: Send + Sync {
     /// Never fails: what is no reading is a quarantined arrival.
@@ -16,4 +21,26 @@ where
     fn decode(&self, topic: &str, payload: &[u8], received_ms: i64) -> Arrival {
         self(topic, payload, received_ms)
     }
+}
+
+static PANICKED: Throttle = Throttle::new();
+
+/// A message that makes the decoder panic would come back for ever, and take its connection with it
+/// each time: it goes to the quarantine instead.
+pub(crate) fn decode_safely(
+    decoder: &dyn Decode,
+    topic: &str,
+    payload: &[u8],
+    received_ms: i64,
+) -> Arrival {
+    let decode = AssertUnwindSafe(|| decoder.decode(topic, payload, received_ms));
+    catch_unwind(decode).unwrap_or_else(|_panic| {
+        PANICKED.warn(|more| {
+            let topic = quoted(topic);
+            warn!(topic, more, "the decoder panicked; message quarantined");
+        });
+        let detail = "the decoder panicked".to_owned();
+        let message = Quarantined::new("decoder_panic", detail, topic, payload, received_ms);
+        Arrival::Quarantine(message)
+    })
 }

@@ -20,7 +20,6 @@
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -51,13 +50,13 @@ use tracing::{debug, info, warn};
 use super::acl;
 use super::auth::{Account, Accounts};
 pub use super::auth::{HashError, User, hash_password};
-use super::bounds::{ReadBuffer, Throttle, quoted};
-use super::decode::Decode;
+use super::bounds::{HEADER_ALLOWANCE, PAYLOAD_CEILING, ReadBuffer, Throttle, quoted};
+use super::decode::{Decode, decode_safely};
 use super::intake::{Answered, Intake, Refused, Room};
 use crate::clock::Clock;
 use crate::config::{Invalid, Span, in_range};
 use crate::metrics::ListenerMetrics;
-use crate::reading::{Arrival, Quarantined};
+use crate::reading::Arrival;
 
 /// Deliveries of one connection that may wait for their answer. The second lets decoding go on
 /// while the store syncs: half as much again with a store that takes a millisecond per commit.
@@ -69,13 +68,6 @@ const RECEIVE_MAXIMUM: u16 = 1_000;
 
 /// Bytes of a short PUBLISH: an estimate of how many a read has brought.
 const USUAL_PUBLISH: usize = 96;
-
-/// Largest payload that is taken in at all. Between `max_payload_bytes` and this the message is
-/// quarantined; beyond it the packet would have to be held in memory only to be thrown away.
-const PAYLOAD_CEILING: u32 = 1024 * 1024;
-
-/// Room for topic and properties of one PUBLISH.
-const HEADER_ALLOWANCE: u32 = 66 * 1024;
 
 /// Added to `max_payload_bytes` in the announced Maximum Packet Size.
 const ANNOUNCED_ALLOWANCE: u32 = 1024;
@@ -110,6 +102,8 @@ const NO_SUBSCRIPTIONS: &str =
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// Whether there is a listener at all: an engine that only subscribes at a broker needs none.
+    pub enabled: bool,
     /// IP address and port to listen on. Without `users` only a loopback address is allowed.
     pub addr: SocketAddr,
     /// Connections at the same time, 1 to 1,000,000. Further ones are answered "quota exceeded"
@@ -133,6 +127,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            enabled: true,
             addr: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1883),
             max_connections: 10_000,
             max_payload_bytes: 8_192,
@@ -293,8 +288,9 @@ impl Listener {
 fn explain_bind(addr: SocketAddr, error: &io::Error) -> io::Error {
     let fix = match error.kind() {
         io::ErrorKind::AddrInUse => {
-            "another program (a broker?) has this port: stop it, or choose another address with \
-             `addr` in the listener's section of the config"
+            "another program (a broker?) has this port: choose another address with `addr` in the \
+             listener's section of the config, or do without the listener with `enabled = false` \
+             there"
         }
         io::ErrorKind::PermissionDenied => {
             "ports below 1024 need privileges: set `addr` in the listener's section of the config \
@@ -386,7 +382,6 @@ struct Warnings {
     connect: Throttle,
     acl: Throttle,
     subscribe: Throttle,
-    decoder: Throttle,
     protocol: Throttle,
     refused: Throttle,
     silent: Throttle,
@@ -1110,23 +1105,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 &mut batch.tally.accepted
             };
             *counter += 1;
-            batch.arrivals.push(self.decode(topic, payload, now_ms));
+            let decode = &*self.shared.decode;
+            batch
+                .arrivals
+                .push(decode_safely(decode, topic, payload, now_ms));
         }
-    }
-
-    /// A message that makes the decoder panic would come back for ever, and take its connection
-    /// with it each time: it goes to the quarantine instead.
-    fn decode(&self, topic: &str, payload: &[u8], now_ms: i64) -> Arrival {
-        let decode = AssertUnwindSafe(|| self.shared.decode.decode(topic, payload, now_ms));
-        catch_unwind(decode).unwrap_or_else(|_panic| {
-            self.shared.warnings.decoder.warn(|more| {
-                let topic = quoted(topic);
-                warn!(peer = %self.peer, topic, more, "the decoder panicked; message quarantined");
-            });
-            let detail = "the decoder panicked".to_owned();
-            let message = Quarantined::new("decoder_panic", detail, topic, payload, now_ms);
-            Arrival::Quarantine(message)
-        })
     }
 
     fn warn_not_authorized(&self, topic: &str) {
@@ -1363,6 +1346,7 @@ mod tests {
 
     use super::*;
     use crate::clock::ManualClock;
+    use crate::reading::Quarantined;
 
     fn shared(intake: Intake) -> Arc<Shared> {
         let counters = |label| IntCounterVec::new(Opts::new("n", "n"), &[label]).unwrap();

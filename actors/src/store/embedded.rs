@@ -186,6 +186,38 @@ impl Embedded {
         self.put_meta("quantities", &names)
     }
 
+    /// Eight hexadecimal digits that this store got when it was made, and no other has.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read or written.
+    pub fn id(&self) -> Result<String, Error> {
+        if let Some(id) = self.meta_value("id")? {
+            return Ok(id);
+        }
+        let id = format!("{:08x}", rand::random::<u32>());
+        self.put_meta("id", &id)?;
+        Ok(id)
+    }
+
+    /// Topic filters that an external broker has granted.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn subscriptions(&self) -> Result<Vec<String>, Error> {
+        Ok(self.meta_value("subscriptions")?.unwrap_or_default())
+    }
+
+    /// Keeps the topic filters that an external broker has granted.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be written.
+    pub fn put_subscriptions(&self, filters: &[String]) -> Result<(), Error> {
+        if self.subscriptions()? == filters {
+            return Ok(());
+        }
+        self.put_meta("subscriptions", &filters)
+    }
+
     /// The ledger as of the last commit.
     ///
     /// # Errors

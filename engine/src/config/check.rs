@@ -8,8 +8,8 @@ use vigie_actors::config::Invalid;
 
 use super::problem::Problem;
 use super::schema::{ANY, Found, Path, Schema, dotted};
-use super::secrets::REDACTED;
 use super::settings::{Origin, Settings};
+use vigie_actors::secret::REDACTED;
 
 /// What was found so far.
 #[derive(Debug, Default)]

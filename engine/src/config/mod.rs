@@ -32,7 +32,8 @@ use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize, Serializer};
-use vigie_actors::ingest::{listener, payload};
+use vigie_actors::ingest::{broker, listener, payload};
+use vigie_actors::secret::redacted;
 use vigie_actors::{quantity, score, stats, store};
 
 pub(crate) use layers::process_env;
@@ -70,7 +71,7 @@ pub(crate) struct Config {
     /// A MongoDB to copy to.
     pub(crate) mongodb: Mongodb,
     /// A broker to subscribe at.
-    pub(crate) mqtt: Mqtt,
+    pub(crate) mqtt: broker::Config,
     /// Who is told, and how.
     pub(crate) email: Email,
 }
@@ -89,7 +90,7 @@ impl Default for Config {
             http: Http::default(),
             metrics: Metrics::default(),
             mongodb: Mongodb::default(),
-            mqtt: Mqtt::default(),
+            mqtt: broker::Config::default(),
             email: Email::default(),
         }
     }
@@ -102,7 +103,7 @@ pub(crate) struct Http {
     /// IP address and port. Beyond loopback only with a token.
     pub(crate) addr: SocketAddr,
     /// Bearer token that callers must send, at least 16 characters.
-    #[serde(serialize_with = "secrets::redacted")]
+    #[serde(serialize_with = "redacted")]
     pub(crate) token: Option<SecretString>,
     /// File that holds the token.
     pub(crate) token_file: Option<PathBuf>,
@@ -144,39 +145,10 @@ impl Default for Metrics {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Mongodb {
     /// Connection string. It holds a password, so all of it is secret.
-    #[serde(serialize_with = "secrets::redacted")]
+    #[serde(serialize_with = "redacted")]
     pub(crate) uri: Option<SecretString>,
     /// File that holds the connection string.
     pub(crate) uri_file: Option<PathBuf>,
-}
-
-/// Section `[mqtt]`: an external broker. Checked and shown, not used by this version.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Mqtt {
-    /// Host name or IP address, without scheme and port.
-    pub(crate) host: Option<String>,
-    /// TCP port, 1 to 65,535.
-    pub(crate) port: u16,
-    /// User name at the broker.
-    pub(crate) username: Option<String>,
-    /// Password at the broker.
-    #[serde(serialize_with = "secrets::redacted")]
-    pub(crate) password: Option<SecretString>,
-    /// File that holds the password.
-    pub(crate) password_file: Option<PathBuf>,
-}
-
-impl Default for Mqtt {
-    fn default() -> Self {
-        Self {
-            host: None,
-            port: 8883,
-            username: None,
-            password: None,
-            password_file: None,
-        }
-    }
 }
 
 /// Section `[email]`. Only `email_to` is used by this version; the rest is checked and shown.
@@ -194,7 +166,7 @@ pub(crate) struct Email {
     /// User name at the mail server.
     pub(crate) smtp_user: Option<String>,
     /// Password at the mail server.
-    #[serde(serialize_with = "secrets::redacted")]
+    #[serde(serialize_with = "redacted")]
     pub(crate) smtp_password: Option<SecretString>,
     /// File that holds the password.
     pub(crate) smtp_password_file: Option<PathBuf>,
@@ -297,18 +269,6 @@ impl Config {
                  in the embedded store in data_dir"
                     .to_owned(),
             );
-        }
-        let mqtt = &self.mqtt;
-        let set = [
-            ("host", mqtt.host.is_some()),
-            ("username", mqtt.username.is_some()),
-            ("password", mqtt.password.is_some()),
-        ];
-        if let Some(keys) = which(&set) {
-            sentences.push(format!(
-                "[mqtt] {keys} set: connecting to an external broker comes in a later version; \
-                 this engine listens by itself on listener.addr"
-            ));
         }
         let email = &self.email;
         let set = [

@@ -6,7 +6,7 @@ use toml::{Table, Value};
 
 use super::Loaded;
 use super::schema::{Path, Schema, dotted, quoted};
-use super::secrets::REDACTED;
+use vigie_actors::secret::REDACTED;
 
 impl Loaded {
     /// The effective config as TOML. Secrets are `[redacted]`; what is not set and has no default is

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use secrecy::SecretString;
 use serde::Deserialize;
 use toml::Value;
-use vigie_actors::ingest::{listener, payload};
+use vigie_actors::ingest::{broker, listener, payload};
 use vigie_actors::quantity;
 
-use super::{Config, Email, Http, Mongodb, Mqtt, secrets};
+use super::{Config, Email, Http, Mongodb, secrets};
 
 /// Stands for a name that people choose.
 pub(super) const ANY: &str = "*";
@@ -252,12 +252,16 @@ fn example() -> Config {
             uri: secret(),
             uri_file: file(),
         },
-        mqtt: Mqtt {
+        mqtt: broker::Config {
             host: text(),
+            ca_file: file(),
+            client_cert_file: file(),
+            client_key_file: file(),
             username: text(),
             password: secret(),
             password_file: file(),
-            ..Mqtt::default()
+            client_id: text(),
+            ..broker::Config::default()
         },
         email: Email {
             smtp_host: text(),

@@ -245,8 +245,8 @@ fn the_python_systems_secrets_load_unchanged() {
         "abcd efgh ijkl mnop"
     );
     let sentences = config.not_used_yet();
-    assert_eq!(sentences.len(), 3);
-    assert!(sentences[1].starts_with("[mqtt] host, username and password are set: "));
+    assert_eq!(sentences.len(), 2);
+    assert!(sentences[1].starts_with("[email] smtp_host, smtp_user and smtp_password are set: "));
 }
 
 #[test]

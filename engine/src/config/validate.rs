@@ -6,10 +6,11 @@ use std::sync::Arc;
 use secrecy::{ExposeSecret, SecretString};
 use vigie_actors::alert::mail::EmlFiles;
 use vigie_actors::config::{Invalid, in_range};
+use vigie_actors::ingest::broker::check_host;
 use vigie_actors::quantity::Catalogue;
 
-use super::secrets::REDACTED;
-use super::{Config, Email, Http, Metrics, Mongodb, Mqtt};
+use super::{Config, Email, Http, Metrics, Mongodb};
+use vigie_actors::secret::REDACTED;
 
 /// Shorter tokens can be guessed.
 const SHORTEST_TOKEN: usize = 16;
@@ -136,17 +137,11 @@ impl Mongodb {
     }
 }
 
-impl Mqtt {
-    fn validate(&self) -> Result<(), Invalid> {
-        host("host", self.host.as_deref())?;
-        in_range("port", self.port, 1, u16::MAX)?;
-        filled("password", self.password.as_ref())
-    }
-}
-
 impl Email {
     fn validate(&self) -> Result<(), Invalid> {
-        host("smtp_host", self.smtp_host.as_deref())?;
+        if let Some(host) = &self.smtp_host {
+            check_host("smtp_host", host)?;
+        }
         in_range("smtp_port", self.smtp_port, 1, u16::MAX)?;
         filled("smtp_password", self.smtp_password.as_ref())?;
         // Asks who will use it; nothing is written.
@@ -167,26 +162,6 @@ impl Email {
             |_usable| Ok(()),
         )
     }
-}
-
-fn host(key: &str, host: Option<&str>) -> Result<(), Invalid> {
-    let Some(host) = host else { return Ok(()) };
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
-    if !host.is_empty() && host.bytes().all(plain) {
-        return Ok(());
-    }
-    // A URL that was pasted here may hold a password.
-    let value = if host.contains('@') {
-        REDACTED.to_owned()
-    } else {
-        format!("{host:?}")
-    };
-    Err(Invalid::new(
-        key,
-        value,
-        "not a host name",
-        "write only the name or IP address; scheme, port, user and password have no place here",
-    ))
 }
 
 fn filled(key: &str, secret: Option<&SecretString>) -> Result<(), Invalid> {

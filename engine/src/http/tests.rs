@@ -184,6 +184,7 @@ async fn serve(token: Option<&str>, limits: Limits) -> Fixture {
         clock: Arc::new(clock.clone()),
         token: token.map(Into::into),
         mqtt_addr: Some("127.0.0.1:1883".parse().unwrap()),
+        link: None,
         draining: is_draining,
     };
     let running = tokio::spawn(server.run(state, stopped));

@@ -1,0 +1,208 @@
+//! TLS in both directions: configurations made of certificate files, and what a failed handshake
+//! means in words. TLS 1.2 and 1.3, always verified.
+
+use std::error::Error;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{AlertDescription, CertificateError, ClientConfig, PeerIncompatible, RootCertStore};
+
+use crate::secret::read_private;
+
+/// A certificate or key file that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {problem}; {fix}", path.display())]
+pub struct Unusable {
+    /// Which file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub problem: String,
+    /// What to do.
+    pub fix: String,
+}
+
+impl Unusable {
+    fn new(path: &Path, problem: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self {
+            path: path.to_owned(),
+            problem: problem.into(),
+            fix: fix.into(),
+        }
+    }
+}
+
+/// For connections to a server whose certificate must be signed by a CA in `ca_file` (PEM), or by
+/// one that this system trusts. With `identity`, the files of a certificate chain and its key (PEM),
+/// the client shows who it is.
+///
+/// # Errors
+/// [`Unusable`] names the file.
+pub fn client_config(
+    ca_file: Option<&Path>,
+    identity: Option<(&Path, &Path)>,
+) -> Result<Arc<ClientConfig>, Unusable> {
+    let roots = match ca_file {
+        Some(path) => roots_of(path)?,
+        None => system_roots()?,
+    };
+    let builder = ClientConfig::builder().with_root_certificates(roots);
+    let config = match identity {
+        None => builder.with_no_client_auth(),
+        Some((cert_file, key_file)) => {
+            let (chain, key) = identity_of(cert_file, key_file)?;
+            builder
+                .with_client_auth_cert(chain, key)
+                .map_err(|error| mismatched(cert_file, key_file, &error))?
+        }
+    };
+    Ok(Arc::new(config))
+}
+
+fn roots_of(path: &Path) -> Result<RootCertStore, Unusable> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates_of(path)? {
+        roots.add(certificate).map_err(|error| {
+            let fix = "name a PEM file with the certificates of the CA";
+            Unusable::new(path, format!("holds no CA certificate: {error}"), fix)
+        })?;
+    }
+    Ok(roots)
+}
+
+fn system_roots() -> Result<RootCertStore, Unusable> {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        let problem = "this system has no CA certificates";
+        let fix = "install them (Debian: apt install ca-certificates), or name a file with the CA";
+        return Err(Unusable::new(Path::new("/etc/ssl/certs"), problem, fix));
+    }
+    Ok(roots)
+}
+
+fn certificates_of(path: &Path) -> Result<Vec<CertificateDer<'static>>, Unusable> {
+    let fix = "name a PEM file (-----BEGIN CERTIFICATE-----) that the engine may read";
+    let unusable = |problem: String| Unusable::new(path, problem, fix);
+    let bytes =
+        std::fs::read(path).map_err(|error| unusable(format!("cannot be read: {error}")))?;
+    let certificates = CertificateDer::pem_slice_iter(&bytes)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| unusable(format!("is no PEM file: {error}")))?;
+    if certificates.is_empty() {
+        return Err(unusable("holds no certificate".into()));
+    }
+    Ok(certificates)
+}
+
+fn identity_of(
+    cert_file: &Path,
+    key_file: &Path,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Unusable> {
+    let chain = certificates_of(cert_file)?;
+    let bytes = read_private(key_file)
+        .map_err(|error| Unusable::new(key_file, error.problem, error.fix))?;
+    let key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|_not_shown| {
+        let fix = "name a PEM file with the private key, without a passphrase";
+        Unusable::new(key_file, "holds no private key that can be read", fix)
+    })?;
+    Ok((chain, key))
+}
+
+fn mismatched(cert_file: &Path, key_file: &Path, error: &rustls::Error) -> Unusable {
+    let problem = format!(
+        "does not fit the certificate in {}: {error}",
+        cert_file.display()
+    );
+    Unusable::new(key_file, problem, "name the key that belongs to it")
+}
+
+/// What is wrong with the other side, and what to do, if a TLS error is among the causes.
+pub fn explain(error: &(dyn Error + 'static)) -> Option<String> {
+    let error = find(error)?;
+    Some(match error {
+        rustls::Error::InvalidCertificate(why) => explain_certificate(why),
+        rustls::Error::AlertReceived(alert) => explain_alert(*alert),
+        rustls::Error::PeerIncompatible(
+            PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon,
+        ) => "the other side takes no kind of certificate that we have".into(),
+        rustls::Error::PeerIncompatible(_) => {
+            "the other side speaks no TLS version that we do (1.2 and 1.3): update it".into()
+        }
+        rustls::Error::NoCertificatesPresented => {
+            "the other side showed no client certificate, and one is required".into()
+        }
+        rustls::Error::InvalidMessage(_) => {
+            "the other side does not speak TLS: is this a plaintext port or client?".into()
+        }
+        other => format!("TLS failed: {other}"),
+    })
+}
+
+fn explain_certificate(why: &CertificateError) -> String {
+    match why {
+        CertificateError::UnknownIssuer => {
+            "its certificate is not signed by a CA that is trusted here (unknown issuer): name the \
+             file of the right CA, or check that this is the right host"
+                .into()
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            format!(
+                "its certificate is for another host ({why}): use the name that it was made for"
+            )
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "its certificate has expired: renew it, or set this machine's clock if that is wrong"
+                .into()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "its certificate is not valid yet: is this machine's clock right?".into()
+        }
+        other => format!("its certificate is not accepted: {other}"),
+    }
+}
+
+fn explain_alert(alert: AlertDescription) -> String {
+    match alert {
+        AlertDescription::ProtocolVersion => {
+            "the other side refuses our TLS versions (1.2 and 1.3): update it".into()
+        }
+        AlertDescription::CertificateRequired => {
+            "the other side requires a client certificate: configure one".into()
+        }
+        AlertDescription::UnknownCA => {
+            "the other side does not trust the CA of our certificate (unknown CA)".into()
+        }
+        AlertDescription::CertificateExpired => {
+            "the other side says that our certificate has expired".into()
+        }
+        AlertDescription::BadCertificate
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::UnsupportedCertificate => {
+            format!("the other side does not accept our certificate ({alert:?})")
+        }
+        other => format!("the other side ended the TLS handshake ({other:?})"),
+    }
+}
+
+/// The TLS error among the causes of `error`. An I/O error's own cause is what it wraps.
+fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<rustls::Error>() {
+            return Some(found);
+        }
+        next = match error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+        {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
+}
