@@ -441,7 +441,6 @@ impl Broker {
             Ok(opened) => opened,
             Err(unusable) => return End::Failed(Failure::new(Kind::Tls, unusable.to_string())),
         };
-        // At QoS 1 the broker stops before this is full.
         let (sender, news) = mpsc::channel(usize::from(self.config.receive_maximum) + 64);
         let mut polling = tokio::spawn(poll(receiving, sender));
         let session = Session {
@@ -540,7 +539,7 @@ impl Session<'_> {
             tokio::select! {
                 biased;
                 Some(answer) = outstanding.next(), if !outstanding.is_empty() => {
-                    if let Err(end) = self.settle(answer) {
+                    if let Err(end) = self.settle(answer).await {
                         break end;
                     }
                 }
@@ -555,7 +554,7 @@ impl Session<'_> {
             // Nobody hears what still comes: the broker delivers it to the next connection.
             self.news.close();
             while let Some(answer) = outstanding.next().await {
-                if self.settle(answer).is_err() {
+                if self.settle(answer).await.is_err() {
                     break;
                 }
             }
@@ -730,19 +729,34 @@ impl Session<'_> {
     }
 
     /// Acknowledges a delivery, if it is durable.
-    fn settle(&mut self, answer: Result<Ids, Refused>) -> Result<(), End> {
+    async fn settle(&mut self, answer: Result<Ids, Refused>) -> Result<(), End> {
         let ids = answer.map_err(|Refused| Self::refused())?;
         self.achieved.progress = true;
-        let metrics = &self.broker.surroundings.metrics;
         for id in ids {
-            if !self.sending.acknowledge(id) {
+            if !self.acknowledge(id).await.map_err(End::Failed)? {
                 // The connection is gone; the poller will tell why.
                 return Ok(());
             }
             self.unacknowledged -= 1;
-            metrics.pubacks.inc();
+            self.broker.surroundings.metrics.pubacks.inc();
         }
         Ok(())
+    }
+
+    /// Waits for its turn, and takes what comes meanwhile: a poller that cannot get rid of its news
+    /// sends no acknowledgements.
+    async fn acknowledge(&mut self, id: u16) -> Result<bool, Failure> {
+        loop {
+            let news = tokio::select! {
+                biased;
+                sent = self.sending.acknowledge(id) => return Ok(sent),
+                news = self.news.recv() => news,
+            };
+            match news {
+                Some(news) => self.take(news?)?,
+                None => return Ok(self.sending.acknowledge(id).await),
+            }
+        }
     }
 }
 

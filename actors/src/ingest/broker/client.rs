@@ -99,7 +99,10 @@ pub(super) enum Sending {
     V4(rumqttc::AsyncClient),
 }
 
-/// MQTT 5. Requests that may wait: one acknowledgement per unacknowledged message, and some more.
+/// Requests that may wait to be sent.
+const REQUESTS: usize = 1024;
+
+/// MQTT 5.
 pub(super) fn open_v5(opening: Opening<'_>) -> (Sending, Receiving) {
     let mut options = v5::MqttOptions::new(opening.client_id, opening.host, opening.port);
     options
@@ -116,8 +119,7 @@ pub(super) fn open_v5(opening: Opening<'_>) -> (Sending, Receiving) {
     if let Some(tls) = opening.tls {
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls)));
     }
-    let requests = usize::from(opening.receive_maximum) + 64;
-    let (client, events) = v5::AsyncClient::new(options, requests);
+    let (client, events) = v5::AsyncClient::new(options, REQUESTS);
     (Sending::V5(client), Receiving::V5(Box::new(events)))
 }
 
@@ -135,7 +137,7 @@ pub(super) fn open_v4(opening: Opening<'_>) -> (Sending, Receiving) {
     if let Some(tls) = opening.tls {
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls)));
     }
-    let (client, mut events) = rumqttc::AsyncClient::new(options, usize::from(u16::MAX) + 64);
+    let (client, mut events) = rumqttc::AsyncClient::new(options, REQUESTS);
     events
         .network_options
         .set_connection_timeout(CONNECT_TIMEOUT_S);
@@ -215,19 +217,19 @@ fn news_v4(event: rumqttc::Event) -> Option<News> {
 }
 
 impl Sending {
-    /// Puts a PUBACK on its way. False if the connection is gone: then there is nothing to do, the
-    /// broker delivers the message again.
-    pub(super) fn acknowledge(&self, id: u16) -> bool {
+    /// Puts a PUBACK on its way, which may have to wait for others; may be cancelled. False if the
+    /// connection is gone: then there is nothing to do, the broker delivers the message again.
+    pub(super) async fn acknowledge(&self, id: u16) -> bool {
         match self {
             Self::V5(client) => {
                 let mut publish = packet5::Publish::new("", QoS5::AtLeastOnce, Vec::new(), None);
                 publish.pkid = id;
-                client.try_ack(&publish).is_ok()
+                client.ack(&publish).await.is_ok()
             }
             Self::V4(client) => {
                 let mut publish = rumqttc::Publish::new("", rumqttc::QoS::AtLeastOnce, Vec::new());
                 publish.pkid = id;
-                client.try_ack(&publish).is_ok()
+                client.ack(&publish).await.is_ok()
             }
         }
     }
