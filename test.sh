@@ -19,11 +19,12 @@ export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 # What the tests and the build call, and the Debian package that has it.
 PROGRAMS=(
     cc:build-essential
+    mosquitto:mosquitto
     mosquitto_pub:mosquitto-clients
     promtool:prometheus
 )
 # Debian starts these on installation; the tests start their own.
-SERVICES=(prometheus)
+SERVICES=(mosquitto prometheus)
 
 usage() {
     sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"

@@ -49,7 +49,7 @@ pub struct ListenerMetrics {
     /// Open connections.
     pub connections: IntGauge,
     /// CONNECTs answered, by result: `accepted`, `bad_credentials`, `refused`, `malformed`,
-    /// `timeout`, `too_many`.
+    /// `timeout`, `too_many`, `tls` (no handshake).
     pub connects: IntCounterVec,
     /// Connections that ended, by reason: `client`, `keep_alive`, `protocol`, `refused`,
     /// `shutdown`, `io`, `idle`.

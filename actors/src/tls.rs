@@ -4,12 +4,19 @@
 use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{AlertDescription, CertificateError, ClientConfig, PeerIncompatible, RootCertStore};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, PeerIncompatible, RootCertStore, ServerConfig,
+};
+use tokio::time::Instant;
+use tracing::{info, warn};
 
+use crate::config::Invalid;
 use crate::secret::read_private;
 
 /// A certificate or key file that cannot be used.
@@ -31,6 +38,14 @@ impl Unusable {
             problem: problem.into(),
             fix: fix.into(),
         }
+    }
+
+    /// As a problem of the config key that names the file.
+    pub(crate) fn invalid(self, keys: &[(&str, Option<&PathBuf>)]) -> Invalid {
+        let key = keys.iter().find(|(_, file)| *file == Some(&self.path));
+        // The system's own CA certificates are used for want of a file.
+        let key = key.or(keys.first()).map_or("", |(key, _)| key);
+        Invalid::new(key, self.path.display(), self.problem, self.fix)
     }
 }
 
@@ -118,6 +133,164 @@ fn mismatched(cert_file: &Path, key_file: &Path, error: &rustls::Error) -> Unusa
         cert_file.display()
     );
     Unusable::new(key_file, problem, "name the key that belongs to it")
+}
+
+/// The files of a server: its certificate chain and key, and the CA of its clients (all PEM).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerFiles {
+    /// The server's certificate first, then those that signed it.
+    pub cert_file: PathBuf,
+    /// Its private key.
+    pub key_file: PathBuf,
+    /// With it, clients must show a certificate that one of these CAs has signed.
+    pub client_ca_file: Option<PathBuf>,
+}
+
+impl ServerFiles {
+    fn load(&self) -> Result<Arc<ServerConfig>, Unusable> {
+        let builder = match &self.client_ca_file {
+            None => ServerConfig::builder().with_no_client_auth(),
+            Some(path) => {
+                let roots = Arc::new(roots_of(path)?);
+                let verifier = WebPkiClientVerifier::builder(roots)
+                    .build()
+                    .map_err(|error| {
+                        let fix = "name a PEM file with the certificates of the clients' CA";
+                        Unusable::new(path, error.to_string(), fix)
+                    })?;
+                ServerConfig::builder().with_client_cert_verifier(verifier)
+            }
+        };
+        let (chain, key) = identity_of(&self.cert_file, &self.key_file)?;
+        let config = builder
+            .with_single_cert(chain, key)
+            .map_err(|error| mismatched(&self.cert_file, &self.key_file, &error))?;
+        Ok(Arc::new(config))
+    }
+
+    /// What changes when a file is written, renamed over or linked elsewhere.
+    fn stamps(&self) -> Vec<Option<Stamp>> {
+        [Some(&self.cert_file), Some(&self.key_file)]
+            .into_iter()
+            .chain([self.client_ca_file.as_ref()])
+            .flatten()
+            .map(|path| Stamp::of(path))
+            .collect()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp {
+    length: u64,
+    modified: Option<SystemTime>,
+    inode: u64,
+}
+
+impl Stamp {
+    /// Of what a link leads to. `None`: there is no such file, for now.
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(Self {
+            length: metadata.len(),
+            modified: metadata.modified().ok(),
+            inode: inode(&metadata),
+        })
+    }
+}
+
+#[cfg(unix)]
+fn inode(metadata: &std::fs::Metadata) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+
+    metadata.ino()
+}
+
+#[cfg(not(unix))]
+fn inode(_metadata: &std::fs::Metadata) -> u64 {
+    0
+}
+
+/// A server's certificate, which follows its files: a renewed one is used for the next handshake,
+/// and connections that are open stay. While the files do not fit together (one of the two is
+/// written already), the certificate that was in use stays in use.
+#[derive(Debug)]
+pub struct ServerCertificates {
+    files: ServerFiles,
+    current: Mutex<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
+    config: Arc<ServerConfig>,
+    /// Of the files that `config` was made of.
+    loaded: Vec<Option<Stamp>>,
+    /// Of the files that could not be used, and were complained about.
+    complained: Option<Vec<Option<Stamp>>>,
+    looked: Instant,
+}
+
+/// Between two looks at the files.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+impl ServerCertificates {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// [`Unusable`] names the file.
+    pub fn load(files: ServerFiles) -> Result<Self, Unusable> {
+        let loaded = files.stamps();
+        let current = Current {
+            config: files.load()?,
+            loaded,
+            complained: None,
+            looked: Instant::now(),
+        };
+        Ok(Self {
+            files,
+            current: Mutex::new(current),
+        })
+    }
+
+    /// Whether clients must show a certificate.
+    pub fn asks_clients(&self) -> bool {
+        self.files.client_ca_file.is_some()
+    }
+
+    /// What the next handshake is to use. Looks at the files at most once a second.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.looked.elapsed() >= LOOK_EVERY {
+            current.looked = Instant::now();
+            self.look(&mut current);
+        }
+        Arc::clone(&current.config)
+    }
+
+    fn look(&self, current: &mut Current) {
+        // Taken before reading: what is written meanwhile is seen the next time.
+        let stamps = self.files.stamps();
+        if stamps == current.loaded {
+            current.complained = None;
+            return;
+        }
+        match self.files.load() {
+            Ok(config) => {
+                let cert_file = self.files.cert_file.display();
+                info!(%cert_file, "the renewed certificate is in use");
+                current.config = config;
+                current.loaded = stamps;
+                current.complained = None;
+            }
+            // Tried again with every look: the time of a file is coarser than a look at it.
+            Err(unusable) => {
+                let stamps = Some(stamps);
+                if current.complained != stamps {
+                    warn!(%unusable, "the new certificate cannot be used; the old one stays");
+                    current.complained = stamps;
+                }
+            }
+        }
+    }
 }
 
 /// What is wrong with the other side, and what to do, if a TLS error is among the causes.

@@ -61,7 +61,7 @@ enum Command {
         place: Place,
     },
     /// Publish a fleet of simulated sensors to any MQTT broker
-    Simulate(Simulate),
+    Simulate(Box<Simulate>),
     /// Check the config; exit 0 if it is good, 2 with key, value and fix if not
     Check(Place),
     /// Show or explain the config

@@ -10,6 +10,7 @@ use smallvec::smallvec;
 use tokio::sync::watch;
 use vigie_actors::clock::{Clock, SystemClock};
 use vigie_actors::config::Span;
+use vigie_actors::ingest::listener;
 use vigie_actors::pipeline::Pipeline;
 use vigie_actors::reading::{Arrival, Identity, Reading};
 use vigie_wire::{BootId, HUMIDITY, SensorId, TEMPERATURE};
@@ -27,7 +28,10 @@ const RECORDING: &str = include_str!("../data/single-hop-wsn.csv");
 /// A demo talks to nobody, and is watched for minutes: its incidents end sooner than those of a real
 /// plant.
 fn tame(config: &mut Config) {
-    config.listener.enabled = true;
+    config.listener = listener::Config {
+        addr: config.listener.addr,
+        ..listener::Config::default()
+    };
     config.mqtt.host = None;
     config.incidents.clear_after = Span::secs(15);
     config.incidents.cool_down = Span::secs(30);

@@ -110,6 +110,7 @@ pub(crate) struct Service {
     http: JoinHandle<()>,
     ticks: Option<JoinHandle<()>>,
     mqtt_addr: Option<SocketAddr>,
+    mqtt_scheme: &'static str,
     link: Option<Arc<Link>>,
     http_addr: SocketAddr,
     data_dir: PathBuf,
@@ -151,6 +152,7 @@ impl Service {
 
         let http_addr = server.local_addr();
         let mqtt_addr = listener.as_ref().map(Listener::local_addr);
+        let is_tls = listener.as_ref().is_some_and(Listener::is_tls);
         // Numbers of readings without identity must be above those of earlier runs.
         let unique_from = clock.now_ms().unsigned_abs() * 1000;
         let decoder = Decoder::new(config.payload.clone(), Arc::clone(&catalogue), unique_from);
@@ -204,6 +206,7 @@ impl Service {
             http,
             ticks,
             mqtt_addr,
+            mqtt_scheme: if is_tls { "mqtts" } else { "mqtt" },
             link,
             http_addr,
             data_dir: config.data_dir.clone(),
@@ -230,7 +233,9 @@ impl Service {
     pub(crate) fn announce(&self, what: &str) {
         let mut text = format!("Vigie {} – {what}\n", env!("CARGO_PKG_VERSION"));
         if let Some(addr) = self.mqtt_addr {
-            text += &format!("  MQTT  mqtt://{addr}   devices publish to sensors/<id>/reading\n");
+            let scheme = self.mqtt_scheme;
+            text +=
+                &format!("  MQTT  {scheme}://{addr}   devices publish to sensors/<id>/reading\n");
         }
         if let Some(link) = &self.link {
             text += &format!("  from  {}   as a subscriber\n", link.broker);

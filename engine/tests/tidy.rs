@@ -140,6 +140,7 @@ const LAYERS: &[Layer] = &[
             "actors/src/ingest/decode.rs",
             "actors/src/ingest/intake.rs",
             "actors/src/ingest/listener.rs",
+            "actors/src/ingest/listener/config.rs",
             "actors/src/store/embedded.rs",
             "actors/src/store/mongo.rs",
             "actors/src/alert/mail.rs",

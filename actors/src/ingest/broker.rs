@@ -204,18 +204,14 @@ impl Config {
         if self.host.is_none() || !self.tls {
             return Ok(());
         }
-        self.tls_config().map(drop).map_err(|unusable| {
-            let files = [
-                ("ca_file", &self.ca_file),
-                ("client_cert_file", &self.client_cert_file),
-                ("client_key_file", &self.client_key_file),
-            ];
-            let key = files
-                .iter()
-                .find(|(_, file)| file.as_ref() == Some(&unusable.path))
-                .map_or("ca_file", |(key, _)| key);
-            Invalid::new(key, unusable.path.display(), unusable.problem, unusable.fix)
-        })
+        let keys = [
+            ("ca_file", self.ca_file.as_ref()),
+            ("client_cert_file", self.client_cert_file.as_ref()),
+            ("client_key_file", self.client_key_file.as_ref()),
+        ];
+        self.tls_config()
+            .map(drop)
+            .map_err(|unusable| unusable.invalid(&keys))
     }
 
     fn tls_config(&self) -> Result<Arc<rustls::ClientConfig>, tls::Unusable> {

@@ -2,7 +2,8 @@
 //! a broker.
 //!
 //! Per connection one task, in these steps:
-//! 1. CONNECT within the time limit: password, limits announced, CONNACK.
+//! 1. TLS, if certificates are configured, then CONNECT, both within the time limit: password, limits
+//!    announced, CONNACK.
 //! 2. Read what the socket has, feed the protocol core, decode every PUBLISH.
 //! 3. Hand what the read brought to the intake as one delivery; up to two of them may
 //!    wait for their answer. Beyond that the socket is not read: that is the backpressure.
@@ -19,7 +20,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -39,12 +40,12 @@ use mqtt_protocol_core::mqtt::result_code::{
     ConnectReasonCode, ConnectReturnCode, DisconnectReasonCode, MqttError, PubackReasonCode,
     SubackReasonCode, SubackReturnCode, UnsubackReasonCode,
 };
-use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
 use super::acl;
@@ -54,9 +55,13 @@ use super::bounds::{HEADER_ALLOWANCE, PAYLOAD_CEILING, ReadBuffer, Throttle, quo
 use super::decode::{Decode, decode_safely};
 use super::intake::{Answered, Intake, Refused, Room};
 use crate::clock::Clock;
-use crate::config::{Invalid, Span, in_range};
 use crate::metrics::ListenerMetrics;
 use crate::reading::Arrival;
+use crate::tls::{self, ServerCertificates};
+
+mod config;
+
+pub use config::Config;
 
 /// Deliveries of one connection that may wait for their answer. The second lets decoding go on
 /// while the store syncs: half as much again with a store that takes a millisecond per commit.
@@ -98,92 +103,12 @@ const REFUSALS: usize = 64;
 const NO_SUBSCRIPTIONS: &str =
     "this is an ingest endpoint, not a broker: it takes readings and hands out none";
 
-/// Settings of the built-in listener.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// Whether there is a listener at all: an engine that only subscribes at a broker needs none.
-    pub enabled: bool,
-    /// IP address and port to listen on. Without `users` only a loopback address is allowed.
-    pub addr: SocketAddr,
-    /// Connections at the same time, 1 to 1,000,000. Further ones are answered "quota exceeded"
-    /// (MQTT 5) or "server unavailable" (3.1.1), counted and closed. Each needs a file descriptor.
-    pub max_connections: u32,
-    /// Payload size in bytes up to which a message is decoded, 64 to 1,048,576. MQTT 5 clients are
-    /// told (this + 1,024 for the topic, as Maximum Packet Size). Larger messages up to 1 MiB are
-    /// quarantined and acknowledged; beyond that the connection is closed.
-    pub max_payload_bytes: u32,
-    /// Time for a new connection to send its CONNECT, and again to wait for its password check,
-    /// 1s to 5m. Slower connections are closed.
-    pub connect_timeout: Span,
-    /// Longest keep-alive, 10s to 18h; a connection silent for 1.5 × its keep-alive is closed.
-    /// MQTT 5 clients that ask for more (or for none) are given this; 3.1.1 clients cannot be told:
-    /// theirs counts as it is, and this one if they ask for none.
-    pub max_keep_alive: Span,
-    /// Who may connect and what each may publish to. Empty: everybody may, everything.
-    pub users: Vec<User>,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            addr: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1883),
-            max_connections: 10_000,
-            max_payload_bytes: 8_192,
-            connect_timeout: Span::secs(10),
-            max_keep_alive: Span::secs(30 * 60),
-            users: Vec::new(),
-        }
-    }
-}
-
-impl Config {
-    /// Checks every value.
-    ///
-    /// # Errors
-    /// [`Invalid`] with the fix.
-    pub fn validate(&self) -> Result<(), Invalid> {
-        self.accounts().map(drop)
-    }
-
-    fn accounts(&self) -> Result<Accounts, Invalid> {
-        in_range("max_connections", self.max_connections, 1, 1_000_000)?;
-        in_range(
-            "max_payload_bytes",
-            self.max_payload_bytes,
-            64,
-            PAYLOAD_CEILING,
-        )?;
-        in_range(
-            "connect_timeout",
-            self.connect_timeout,
-            Span::secs(1),
-            Span::secs(300),
-        )?;
-        in_range(
-            "max_keep_alive",
-            self.max_keep_alive,
-            Span::secs(10),
-            Span::secs(18 * 3600),
-        )?;
-        if self.users.is_empty() && !self.addr.ip().is_loopback() {
-            return Err(Invalid::new(
-                "addr",
-                self.addr,
-                "everybody who reaches this address could publish, because no users are configured",
-                "add [[listener.users]] with name and password_hash, or listen on 127.0.0.1",
-            ));
-        }
-        Accounts::new(&self.users)
-    }
-}
-
 /// A bound socket that does not accept yet.
 #[derive(Debug)]
 pub struct Listener {
     config: Config,
     accounts: Accounts,
+    certificates: Option<ServerCertificates>,
     socket: TcpListener,
     addr: SocketAddr,
 }
@@ -194,19 +119,24 @@ impl Listener {
     /// # Errors
     /// Names the address and what to do about it.
     pub async fn bind(config: Config) -> io::Result<Self> {
-        let accounts = config
-            .accounts()
+        let (accounts, certificates) = config
+            .check()
             .map_err(|invalid| io::Error::new(io::ErrorKind::InvalidInput, invalid))?;
         let socket = TcpListener::bind(config.addr)
             .await
             .map_err(|error| explain_bind(config.addr, &error))?;
         let addr = socket.local_addr()?;
-        if !addr.ip().is_loopback() {
-            warn!(%addr, "passwords and readings cross the network unencrypted: no TLS here");
+        if !addr.ip().is_loopback() && certificates.is_none() {
+            warn!(
+                %addr,
+                "passwords and readings cross the network readable: set listener.cert_file and \
+                 listener.key_file"
+            );
         }
         Ok(Self {
             config,
             accounts,
+            certificates,
             socket,
             addr,
         })
@@ -215,6 +145,11 @@ impl Listener {
     /// Where it listens; tells the port if the config said 0.
     pub fn local_addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Whether clients have to speak TLS.
+    pub fn is_tls(&self) -> bool {
+        self.certificates.is_some()
     }
 
     /// Accepts and serves until `stop` becomes true (or its sender is gone), then finishes what is
@@ -230,15 +165,18 @@ impl Listener {
         let Self {
             config,
             accounts,
+            certificates,
             socket,
             addr,
         } = self;
-        info!(%addr, users = config.users.len(), "listening for MQTT");
+        let tls = certificates.is_some();
+        info!(%addr, tls, users = config.users.len(), "listening for MQTT");
         let places = Arc::new(Semaphore::new(config.max_connections as usize));
         let refusals = Arc::new(Semaphore::new(REFUSALS));
         let shared = Arc::new(Shared {
             config,
             accounts: Arc::new(accounts),
+            certificates,
             verifications: Arc::new(Semaphore::new(VERIFICATIONS)),
             intake,
             decode,
@@ -266,7 +204,7 @@ impl Listener {
                         // Acknowledgements are small and waited for.
                         let _without = stream.set_nodelay(true);
                         let shared = Arc::clone(&shared);
-                        connections.spawn(serve(stream, peer, shared, place, stop.clone()));
+                        connections.spawn(admit(stream, peer, shared, place, stop.clone()));
                     }
                     Err(error) => {
                         shared.warnings.accept.warn(|more| {
@@ -317,6 +255,7 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 struct Shared {
     config: Config,
     accounts: Arc<Accounts>,
+    certificates: Option<ServerCertificates>,
     verifications: Arc<Semaphore>,
     intake: Intake,
     decode: Arc<dyn Decode>,
@@ -379,6 +318,7 @@ struct Warnings {
     panicked: Throttle,
     too_many: Throttle,
     credentials: Throttle,
+    tls: Throttle,
     connect: Throttle,
     acl: Throttle,
     subscribe: Throttle,
@@ -528,13 +468,43 @@ struct Publish<'a> {
     retain: bool,
 }
 
-/// Serves one connection from CONNECT to close.
+/// Serves one connection from the first byte, which is TLS if certificates are configured.
+async fn admit(
+    stream: TcpStream,
+    peer: SocketAddr,
+    shared: Arc<Shared>,
+    place: Place,
+    stop: watch::Receiver<bool>,
+) {
+    let deadline = Instant::now() + shared.config.connect_timeout.duration();
+    let Some(certificates) = &shared.certificates else {
+        return serve(stream, peer, shared, place, stop, deadline).await;
+    };
+    let handshake = TlsAcceptor::from(certificates.config()).accept(stream);
+    let shaken = tokio::select! {
+        biased;
+        () = stopped(stop.clone()) => return,
+        shaken = timeout_at(deadline, handshake) => shaken,
+    };
+    let problem = match shaken {
+        Ok(Ok(stream)) => return serve(stream, peer, shared, place, stop, deadline).await,
+        Ok(Err(error)) => tls::explain(&error).unwrap_or_else(|| error.to_string()),
+        Err(_elapsed) => "it did not finish in time".to_owned(),
+    };
+    shared.metrics.connects.with_label_values(&["tls"]).inc();
+    shared.warnings.tls.warn(|more| {
+        warn!(%peer, problem, more, "connection not accepted: no TLS handshake");
+    });
+}
+
+/// Serves one connection from CONNECT, which must come before `deadline`, to close.
 async fn serve<S>(
     stream: S,
     peer: SocketAddr,
     shared: Arc<Shared>,
     place: Place,
     stop: watch::Receiver<bool>,
+    deadline: Instant,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -543,7 +513,7 @@ async fn serve<S>(
     let greeted = tokio::select! {
         biased;
         () = &mut stopped => Err(Rejected::silently("refused", "the engine is shutting down")),
-        greeted = connection.greet(&place) => greeted,
+        greeted = connection.greet(&place, deadline) => greeted,
     };
     if let Err(rejected) = greeted {
         connection.reject(rejected).await;
@@ -626,9 +596,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     // ---- CONNECT ----
 
-    async fn greet(&mut self, place: &Place) -> Result<(), Rejected> {
-        let limit = self.shared.config.connect_timeout.duration();
-        let hello = match timeout(limit, self.read_connect()).await {
+    async fn greet(&mut self, place: &Place, deadline: Instant) -> Result<(), Rejected> {
+        let hello = match timeout_at(deadline, self.read_connect()).await {
             Ok(hello) => hello?,
             Err(_elapsed) => return Err(Rejected::silently("timeout", "no CONNECT in time")),
         };
@@ -1363,6 +1332,7 @@ mod tests {
         Arc::new(Shared {
             config: Config::default(),
             accounts: Arc::new(Accounts::new(&[]).unwrap()),
+            certificates: None,
             verifications: Arc::new(Semaphore::new(1)),
             intake,
             decode: Arc::new(decode),
@@ -1386,7 +1356,9 @@ mod tests {
         let (_stop, stopped) = watch::channel(false);
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        let serving = serve(server, peer, shared(intake), Place::Free(place), stopped);
+        let deadline = Instant::now() + Config::default().connect_timeout.duration();
+        let place = Place::Free(place);
+        let serving = serve(server, peer, shared(intake), place, stopped, deadline);
         let mut serving: Pin<Box<dyn Future<Output = ()>>> = Box::pin(serving);
         let mut answers = Vec::new();
         let writing = async {

@@ -232,6 +232,9 @@ fn example() -> Config {
     };
     Config {
         listener: listener::Config {
+            cert_file: file(),
+            key_file: file(),
+            client_ca_file: file(),
             users: vec![any_user],
             ..listener::Config::default()
         },

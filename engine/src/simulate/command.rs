@@ -94,6 +94,12 @@ pub(crate) struct Simulate {
     /// PEM file with the CA certificates to trust; default: those of the system
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
+    /// PEM file with a client certificate, for brokers that ask for one
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// PEM file with the key of that certificate
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
     /// Write `sensor boot seq t` of every acknowledged reading to this file
     #[arg(long, value_name = "FILE")]
     acked: Option<PathBuf>,
@@ -182,6 +188,7 @@ impl Simulate {
         let start_ms = self.start.unwrap_or_else(|| SystemClock.now_ms());
         let mut options = Options::new(self.broker.clone(), Arc::new(fleet), start_ms);
         options.ca_file.clone_from(&self.ca);
+        options.identity = self.cert.clone().zip(self.key.clone());
         options.protocol = match self.protocol {
             Version::V311 => Protocol::V311,
             Version::V5 => Protocol::V5,

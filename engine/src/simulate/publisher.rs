@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, AsyncWriteEx
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, sleep, sleep_until, timeout};
+use vigie_actors::tls;
 use vigie_wire::{BootId, Quantities};
 
 use super::fleet::{Fleet, mix};
@@ -37,6 +38,8 @@ pub(crate) struct Options {
     pub(crate) broker: Broker,
     /// PEM file with the CA certificates to trust; without it, those of the system.
     pub(crate) ca_file: Option<PathBuf>,
+    /// PEM files of a certificate chain and its key, for brokers that ask for one.
+    pub(crate) identity: Option<(PathBuf, PathBuf)>,
     /// Version of MQTT.
     pub(crate) protocol: Protocol,
     /// User name; needed when there is a password.
@@ -79,6 +82,7 @@ impl Options {
         Self {
             broker,
             ca_file: None,
+            identity: None,
             protocol: Protocol::default(),
             username: None,
             password: None,
@@ -229,11 +233,9 @@ impl fmt::Display for PublishError {
         match self {
             Self::Invalid(what) | Self::Tls(what) => f.write_str(what),
             Self::Unreachable { broker, cause } => {
-                write!(
-                    f,
-                    "no connection to {broker}: {cause}; {}",
-                    advice(broker, cause)
-                )
+                let why = tls::explain(cause)
+                    .unwrap_or_else(|| format!("{cause}; {}", advice(broker, cause)));
+                write!(f, "no connection to {broker}: {why}")
             }
             Self::Refused {
                 broker,
@@ -266,9 +268,7 @@ fn advice(broker: &Broker, cause: &io::Error) -> &'static str {
             "start the broker, or correct the port (1883 is usual, 8883 with TLS)"
         }
         io::ErrorKind::TimedOut => "check the address, the port and the firewall",
-        io::ErrorKind::InvalidData if broker.tls => {
-            "check that the port speaks TLS, and name the broker's CA with --ca"
-        }
+        io::ErrorKind::UnexpectedEof if broker.tls => "check that the port speaks TLS",
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset if !broker.tls => {
             "if the port speaks TLS, use mqtts://; if not, look into the broker's log"
         }

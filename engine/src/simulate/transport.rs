@@ -2,20 +2,18 @@
 
 use std::fmt;
 use std::io;
-use std::path::Path;
 use std::pin::Pin;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use secrecy::ExposeSecret;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use vigie_actors::tls;
 
 use super::packet::{self, Hello, Incoming, Limits, Protocol, Refusal};
 use super::publisher::{Options, PublishError};
@@ -112,10 +110,11 @@ impl Dialer {
         let tls = if broker.tls {
             let name = ServerName::try_from(broker.host.clone())
                 .map_err(|_| PublishError::Tls(format!("{:?} is not a host name", broker.host)))?;
-            Some((
-                TlsConnector::from(tls_config(options.ca_file.as_deref())?),
-                name,
-            ))
+            let identity = options.identity.as_ref();
+            let identity = identity.map(|(cert, key)| (cert.as_path(), key.as_path()));
+            let config = tls::client_config(options.ca_file.as_deref(), identity)
+                .map_err(|unusable| PublishError::Tls(unusable.to_string()))?;
+            Some((TlsConnector::from(config), name))
         } else {
             None
         };
@@ -267,42 +266,6 @@ impl AsyncWrite for Stream {
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
-}
-
-/// Trusts the certificates of `ca_file` (PEM), or of the system without one.
-fn tls_config(ca_file: Option<&Path>) -> Result<Arc<rustls::ClientConfig>, PublishError> {
-    let mut roots = rustls::RootCertStore::empty();
-    if let Some(path) = ca_file {
-        let shown = path.display();
-        let unusable = |why: &dyn fmt::Display| {
-            PublishError::Tls(format!("the CA file {shown} cannot be used: {why}"))
-        };
-        for certificate in CertificateDer::pem_file_iter(path).map_err(|e| unusable(&e))? {
-            roots
-                .add(certificate.map_err(|e| unusable(&e))?)
-                .map_err(|e| unusable(&e))?;
-        }
-        if roots.is_empty() {
-            return Err(unusable(&"it holds no PEM certificate"));
-        }
-    } else {
-        let found = rustls_native_certs::load_native_certs();
-        roots.add_parsable_certificates(found.certs);
-        if roots.is_empty() {
-            return Err(PublishError::Tls(
-                "this system has no CA certificates: install them (package ca-certificates) or \
-                 name a file with --ca"
-                    .to_owned(),
-            ));
-        }
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| PublishError::Tls(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
 }
 
 #[cfg(test)]

@@ -195,7 +195,7 @@ fn a_hashed_password_lets_its_user_in_and_nobody_else() {
     let mut running = Engine::run_with(dir, &args);
     let load = "--sensors 2 --count 20 --rate max --interval 1s --username node --password";
     for wrong in ["--count 1", "--count 1 --username node --password mule"] {
-        let refused = engine(dir, &simulate_args(running.mqtt(), wrong));
+        let refused = engine(dir, &simulate_args(&running.door(), wrong));
         let refused = refused.expect(1, &["refused"]);
         assert!(
             !refused.stderr.contains("mule"),
@@ -207,7 +207,7 @@ fn a_hashed_password_lets_its_user_in_and_nobody_else() {
         0,
         "received from those who were refused"
     );
-    let mut args = simulate_args(running.mqtt(), load);
+    let mut args = simulate_args(&running.door(), load);
     args.push("right horse".to_owned());
     engine(dir, &args).expect(0, &[]);
     assert_eq!(

@@ -14,6 +14,7 @@ use super::harness::{
     Engine, acked, assert_kept, doctor, engine, mails, now_ms, number_after, package_file,
     simulate, stored, text_of, wait_until,
 };
+use super::mosquitto::Way;
 
 const DAY_MS: i64 = 86_400_000;
 const INTERVAL_MS: i64 = 60_000;
@@ -80,12 +81,24 @@ impl Label {
 #[test]
 fn ten_thousand_readings_are_stored_once_and_every_obvious_fault_is_reported() {
     let dir = tempfile::tempdir().unwrap();
-    let mut engine = Engine::run(dir.path());
+    every_reading_and_fault_arrives(dir.path(), &Way::Listener);
+}
+
+#[test]
+fn through_mosquitto_too_every_reading_is_stored_once_and_every_fault_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    if let Some(way) = Way::mosquitto(dir.path()) {
+        every_reading_and_fault_arrives(dir.path(), &way);
+    }
+}
+
+fn every_reading_and_fault_arrives(dir: &Path, way: &Way) {
+    let mut engine = way.run(dir);
     let faulty = format!(
         "{} --faults spike,sentinel,dropout --fault-every 100 --labels labels --acked acked",
         fleet(now_ms() - 5 * DAY_MS)
     );
-    let published = simulate(dir.path(), engine.mqtt(), &faulty);
+    let published = simulate(dir, &way.door(&engine), &faulty);
     assert_eq!(
         published.sent + published.dropped_out,
         10_000,
@@ -93,6 +106,7 @@ fn ten_thousand_readings_are_stored_once_and_every_obvious_fault_is_reported() {
     );
     assert!(published.dropped_out > 0, "no dropout; {published:?}");
 
+    engine.wait_stored(published.sent);
     assert_eq!(
         engine.ledger("stored"),
         published.sent,
@@ -103,7 +117,7 @@ fn ten_thousand_readings_are_stored_once_and_every_obvious_fault_is_reported() {
         published.sent,
         "received in the ledger"
     );
-    let acked = acked(&dir.path().join("acked"));
+    let acked = acked(&dir.join("acked"));
     assert_eq!(
         acked.len() as u64,
         published.sent,
@@ -117,7 +131,7 @@ fn ten_thousand_readings_are_stored_once_and_every_obvious_fault_is_reported() {
         "different readings in the API"
     );
 
-    let labels = labels(&dir.path().join("labels"));
+    let labels = labels(&dir.join("labels"));
     let anomalies = anomalies(&engine);
     let mut found: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     let mut missed = Vec::new();
@@ -140,7 +154,7 @@ fn ten_thousand_readings_are_stored_once_and_every_obvious_fault_is_reported() {
     assert_eq!(found.len(), 3, "kinds of fault; {figures}");
     assert!(missed.is_empty(), "{figures}; missed: {missed:#?}");
     engine.process.stop();
-    assert_eq!(doctor(dir.path()), published.sent, "the doctor's count");
+    assert_eq!(doctor(dir), published.sent, "the doctor's count");
     eprintln!("fleet: {} stored; {figures}", published.sent);
 }
 
@@ -148,7 +162,7 @@ fn ten_thousand_readings_are_stored_once_and_every_obvious_fault_is_reported() {
 fn a_healthy_fleet_opens_no_incident() {
     let dir = tempfile::tempdir().unwrap();
     let mut engine = Engine::run(dir.path());
-    let published = simulate(dir.path(), engine.mqtt(), &fleet(now_ms() - 5 * DAY_MS));
+    let published = simulate(dir.path(), &engine.door(), &fleet(now_ms() - 5 * DAY_MS));
     assert_eq!(
         (published.sent, engine.ledger("stored")),
         (10_000, 10_000),

@@ -31,15 +31,19 @@ fn a_flood_of_ids_leaves_known_sensors_memory_and_series_alone() {
              --boot {boot}"
         )
     };
-    simulate(dir.path(), engine.mqtt(), &known(start, "before", 1, "max"));
+    simulate(
+        dir.path(),
+        &engine.door(),
+        &known(start, "before", 1, "max"),
+    );
 
     let args = format!(
         "--sensors {flood} --seed 2 --count {flood} --rate max --connections 4 --interval 10s \
          --start {start} --boot flood"
     );
-    let mut flooder = Process::start(dir.path(), &simulate_args(engine.mqtt(), &args));
+    let mut flooder = Process::start(dir.path(), &simulate_args(&engine.door(), &args));
     let during = known(start + 10_000, "during", 4, "4000");
-    let during = simulate(dir.path(), engine.mqtt(), &during);
+    let during = simulate(dir.path(), &engine.door(), &during);
     assert_eq!(
         flooder.wait(Duration::from_mins(10)),
         0,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::harness::{Engine, wait_until};
 
 /// True if `program` is there; in CI it has to be.
-fn is_there(program: &str) -> bool {
+pub(crate) fn is_there(program: &str) -> bool {
     let there = Command::new(program)
         .arg("--help")
         .stdout(Stdio::null())

@@ -291,7 +291,10 @@ impl Engine {
         let Some(http) = http else {
             return Err(Finished::of(process));
         };
-        let mqtt = address(&process.stdout(), "  MQTT  mqtt://");
+        let lines = process.stdout();
+        let mqtt = ["mqtt", "mqtts"]
+            .iter()
+            .find_map(|scheme| address(&lines, &format!("  MQTT  {scheme}://")));
         Ok(Self {
             process,
             http,
@@ -305,6 +308,11 @@ impl Engine {
         self.mqtt.unwrap()
     }
 
+    /// Where a fleet publishes straight to it.
+    pub(crate) fn door(&self) -> Door {
+        Door::new(&["--broker", &format!("mqtt://{}", self.mqtt())])
+    }
+
     /// Waits until the engine says it is ready and takes a connection.
     pub(crate) fn wait_ready(&self, within: Duration) {
         wait_until("readiness", within, || {
@@ -315,6 +323,26 @@ impl Engine {
             TcpStream::connect(self.mqtt())
                 .map(drop)
                 .map_err(|error| format!("no connection to {}: {error}", self.mqtt()))
+        });
+    }
+
+    /// Waits until the engine is a subscriber at its broker.
+    pub(crate) fn wait_subscribed(&self) {
+        wait_until("the subscription", PATIENCE, || {
+            match self.count("vigie_broker_connected") {
+                1 => Ok(()),
+                _ => Err(format!("{:?}", self.process.stderr())),
+            }
+        });
+    }
+
+    /// Waits until so many readings are stored.
+    pub(crate) fn wait_stored(&self, readings: u64) {
+        wait_until("the readings in the store", PATIENCE, || {
+            match self.ledger("stored") {
+                stored if stored >= readings => Ok(()),
+                stored => Err(format!("{stored} of {readings} stored")),
+            }
         });
     }
 
@@ -455,13 +483,22 @@ pub(crate) fn get(addr: SocketAddr, path: &str) -> Result<(u16, String), String>
 
 // ---- Commands around it ----
 
-/// `engine simulate` at `broker`, with `more` arguments separated by spaces.
-pub(crate) fn simulate_args(broker: SocketAddr, more: &str) -> Vec<String> {
-    let broker = format!("mqtt://{broker}");
-    ["simulate", "--broker", &broker]
-        .into_iter()
-        .chain(more.split_whitespace())
-        .map(str::to_owned)
+/// Where a fleet publishes, as arguments of `engine simulate`.
+#[derive(Debug, Clone)]
+pub(crate) struct Door(Vec<String>);
+
+impl Door {
+    pub(crate) fn new(args: &[&str]) -> Self {
+        Self(args.iter().map(|arg| (*arg).to_owned()).collect())
+    }
+}
+
+/// `engine simulate` at `door`, with `more` arguments separated by spaces.
+pub(crate) fn simulate_args(door: &Door, more: &str) -> Vec<String> {
+    let more = more.split_whitespace().map(str::to_owned);
+    std::iter::once("simulate".to_owned())
+        .chain(door.0.iter().cloned())
+        .chain(more)
         .collect()
 }
 
@@ -489,8 +526,8 @@ impl Published {
 }
 
 /// Publishes a fleet, with `more` arguments separated by spaces; every reading is acknowledged.
-pub(crate) fn simulate(dir: &Path, broker: SocketAddr, more: &str) -> Published {
-    let finished = engine(dir, &simulate_args(broker, more)).expect(0, &[]);
+pub(crate) fn simulate(dir: &Path, door: &Door, more: &str) -> Published {
+    let finished = engine(dir, &simulate_args(door, more)).expect(0, &[]);
     let published = Published::read(&finished.stdout);
     assert_eq!(
         (published.acknowledged, published.unacknowledged),

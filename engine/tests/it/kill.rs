@@ -13,6 +13,7 @@ use super::harness::{
     Engine, PATIENCE, Process, Published, acked, assert_kept, doctor, now_ms, setting, simulate,
     simulate_args, stored, wait_until,
 };
+use super::mosquitto::Way;
 
 const SEED: u64 = 9;
 const READY_WITHIN: Duration = Duration::from_secs(3);
@@ -86,19 +87,34 @@ fn entered(engine: &Engine) -> Vec<(Value, Value)> {
 
 #[test]
 fn kill_nine_loses_nothing_doubles_nothing_and_changes_no_statistics() {
+    let dir = tempfile::tempdir().unwrap();
+    survives_kill_nine(dir.path(), &Way::Listener);
+}
+
+#[test]
+fn kill_nine_of_a_subscriber_loses_nothing_doubles_nothing_and_changes_no_statistics() {
+    let dir = tempfile::tempdir().unwrap();
+    if let Some(way) = Way::mosquitto(dir.path()) {
+        survives_kill_nine(dir.path(), &way);
+    }
+}
+
+fn survives_kill_nine(dir: &Path, way: &Way) {
     let kills = setting("VIGIE_KILLS", 10);
     let mut random = StdRng::seed_from_u64(SEED);
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("acked");
+    let file = dir.join("acked");
     let fleet = format!(
         "--sensors 20 --seed {SEED} --faults spike,sentinel,stuck --fault-every 100 \
          --fault-warmup 100 --interval 1s --start {}",
         now_ms() - 6 * 86_400_000
     );
     // The port is any free one; the moments are those of the seed.
-    let (mut engine, addr) = start_on_a_port(dir.path(), &mut rand::thread_rng());
+    let (mut engine, addr) = match way {
+        Way::Listener => start_on_a_port(dir, &mut rand::thread_rng()),
+        Way::Mosquitto(_) => (way.run(dir), "127.0.0.1:0".to_owned()),
+    };
     let load = format!("{fleet} --rate 2000 --acked acked");
-    let mut publisher = Process::start(dir.path(), &simulate_args(engine.mqtt(), &load));
+    let mut publisher = Process::start(dir, &simulate_args(&way.door(&engine), &load));
 
     let mut slowest = Duration::ZERO;
     let mut begun = Instant::now();
@@ -120,7 +136,7 @@ fn kill_nine_loses_nothing_doubles_nothing_and_changes_no_statistics() {
         std::thread::sleep(Duration::from_millis(random.gen_range(50..=400)));
         engine.process.kill();
         begun = Instant::now();
-        engine = Engine::run_with(dir.path(), &["--mqtt", &addr]);
+        engine = way.run_at(dir, &addr);
     }
     engine.wait_ready(READY_WITHIN);
     slowest = slowest.max(begun.elapsed());
@@ -129,12 +145,14 @@ fn kill_nine_loses_nothing_doubles_nothing_and_changes_no_statistics() {
         "the slowest restart took {slowest:?}"
     );
 
-    wait_until("the publisher's way back", PATIENCE, || {
-        let open = engine.count("vigie_mqtt_connections");
-        (open > 0)
-            .then_some(())
-            .ok_or_else(|| format!("{open} connections"))
-    });
+    if let Way::Listener = way {
+        wait_until("the publisher's way back", PATIENCE, || {
+            let open = engine.count("vigie_mqtt_connections");
+            (open > 0)
+                .then_some(())
+                .ok_or_else(|| format!("{open} connections"))
+        });
+    }
     publisher.signal("INT");
     assert_eq!(publisher.wait(PATIENCE), 0, "exit code of the publisher");
     let published = Published::read(&publisher.stdout().join("\n"));
@@ -143,7 +161,11 @@ fn kill_nine_loses_nothing_doubles_nothing_and_changes_no_statistics() {
         (published.sent, 0),
         "{published:?}"
     );
-    assert!(published.reconnects > 0 || kills == 0, "{published:?}");
+    match way {
+        Way::Listener => assert!(published.reconnects > 0 || kills == 0, "{published:?}"),
+        // It noticed nothing; what was under way comes again.
+        Way::Mosquitto(_) => engine.wait_stored(published.sent),
+    }
 
     let acked = acked(&file);
     let stored = stored(&engine);
@@ -162,7 +184,7 @@ fn kill_nine_loses_nothing_doubles_nothing_and_changes_no_statistics() {
     );
     engine.process.stop();
     assert_eq!(
-        doctor(dir.path()),
+        doctor(dir),
         stored.len() as u64,
         "the doctor's count and different readings"
     );
@@ -170,7 +192,7 @@ fn kill_nine_loses_nothing_doubles_nothing_and_changes_no_statistics() {
     let calm_dir = tempfile::tempdir().unwrap();
     let mut calm = Engine::run(calm_dir.path());
     let load = format!("{fleet} --rate max --count {}", published.sent);
-    simulate(calm_dir.path(), calm.mqtt(), &load);
+    simulate(calm_dir.path(), &calm.door(), &load);
     assert_same(&killed.0, &rows(&calm));
     assert_eq!(
         killed.1,

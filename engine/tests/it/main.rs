@@ -18,12 +18,14 @@
     reason = "a failed test shows what the engine said"
 )]
 
+mod certificates;
 mod cli;
 mod end_to_end;
 mod flood;
 mod foreign;
 mod harness;
 mod kill;
+mod mosquitto;
 mod mqtt;
 mod poison;
 mod shutdown;

@@ -22,16 +22,30 @@ pub(crate) struct Publisher {
 impl Publisher {
     /// Connects, and is accepted.
     pub(crate) fn connect(addr: SocketAddr, version: Version) -> Self {
+        Self::connect_as(addr, version, None)
+    }
+
+    /// The same, with name and password.
+    pub(crate) fn connect_as(
+        addr: SocketAddr,
+        version: Version,
+        user: Option<(&str, &str)>,
+    ) -> Self {
         let mut stream = TcpStream::connect(addr).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         // Clean start, keep-alive of a minute.
         let mut connect = b"\x00\x04MQTT".to_vec();
-        connect.extend([version as u8, 0x02, 0, 60]);
+        let flags = if user.is_some() { 0xc2 } else { 0x02 };
+        connect.extend([version as u8, flags, 0, 60]);
         if version == Version::V5 {
             connect.push(0);
         }
         connect.extend(b"\x00\x06raw-it");
+        for text in user.iter().flat_map(|(name, password)| [name, password]) {
+            connect.extend(u16::try_from(text.len()).unwrap().to_be_bytes());
+            connect.extend(text.as_bytes());
+        }
         stream.write_all(&packet(0x10, &connect)).unwrap();
         let mut publisher = Self {
             stream,

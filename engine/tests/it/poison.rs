@@ -1,9 +1,11 @@
 //! Messages that are no readings: each acknowledged, counted under its reason, and out of the way
 //! of the next good reading.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::harness::{Engine, now_ms, wait_until};
+use super::mosquitto::{NODE, Way};
 use super::mqtt::{Publisher, Version};
 
 /// What is wrong, the reason it is counted under, and the payload.
@@ -100,6 +102,7 @@ fn poison(now_ms: i64) -> Vec<(&'static str, &'static str, Vec<u8>)> {
 
 /// Publishes good readings over the connection that takes the poison.
 struct Bench {
+    way: Way,
     engine: Engine,
     publisher: Publisher,
     version: Version,
@@ -110,9 +113,11 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(engine: Engine) -> Self {
+    fn new(way: Way, dir: &Path) -> Self {
+        let engine = way.run(dir);
         Self {
-            publisher: Publisher::connect(engine.mqtt(), Version::V311),
+            publisher: publisher(&way, &engine, Version::V311),
+            way,
             engine,
             version: Version::V311,
             sensor: "good-1".to_owned(),
@@ -124,12 +129,12 @@ impl Bench {
 
     /// Goes on with another connection and sensor.
     fn change_to(&mut self, version: Version, sensor: &str) {
-        self.publisher = Publisher::connect(self.engine.mqtt(), version);
+        self.publisher = publisher(&self.way, &self.engine, version);
         self.version = version;
         sensor.clone_into(&mut self.sensor);
     }
 
-    /// It is stored when it is acknowledged.
+    /// It is stored when the engine has acknowledged it.
     fn publish_good(&mut self) {
         self.good += 1;
         let payload = format!(
@@ -142,6 +147,9 @@ impl Bench {
         let topic = format!("sensors/{}/reading", self.sensor);
         let code = self.publisher.publish(&topic, payload.as_bytes(), false);
         assert_eq!(code, 0, "reason code for a good reading");
+        if let Way::Mosquitto(_) = self.way {
+            self.engine.wait_stored(self.good);
+        }
         let stored = self.engine.ledger("stored");
         assert_eq!(stored, self.good, "stored after the good readings so far");
         self.slowest = self.slowest.max(begun.elapsed());
@@ -170,16 +178,43 @@ impl Bench {
 
     /// The engine's numbers of connections: open, accepted so far.
     fn connections(&self) -> (u64, u64) {
-        let accepted = "vigie_mqtt_connects_total{result=\"accepted\"}";
-        let open = self.engine.count("vigie_mqtt_connections");
-        (open, self.engine.count(accepted))
+        let (open, accepted) = match self.way {
+            Way::Listener => (
+                "vigie_mqtt_connections",
+                "vigie_mqtt_connects_total{result=\"accepted\"}",
+            ),
+            Way::Mosquitto(_) => (
+                "vigie_broker_connected",
+                "vigie_broker_connects_total{result=\"accepted\"}",
+            ),
+        };
+        (self.engine.count(open), self.engine.count(accepted))
+    }
+}
+
+fn publisher(way: &Way, engine: &Engine, version: Version) -> Publisher {
+    match way {
+        Way::Listener => Publisher::connect(engine.mqtt(), version),
+        Way::Mosquitto(broker) => Publisher::connect_as(broker.plain, version, Some(NODE)),
     }
 }
 
 #[test]
 fn poison_is_acknowledged_and_counted_and_harms_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let mut bench = Bench::new(Engine::run(dir.path()));
+    poison_harms_nothing(Way::Listener, dir.path());
+}
+
+#[test]
+fn poison_through_mosquitto_harms_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    if let Some(way) = Way::mosquitto(dir.path()) {
+        poison_harms_nothing(way, dir.path());
+    }
+}
+
+fn poison_harms_nothing(way: Way, dir: &Path) {
+    let mut bench = Bench::new(way, dir);
     for (nth, version, sensor) in [(1, Version::V311, "good-1"), (2, Version::V5, "good-2")] {
         if version != bench.version {
             bench.change_to(version, sensor);
@@ -190,17 +225,24 @@ fn poison_is_acknowledged_and_counted_and_harms_nothing() {
             bench.publish_bad(what, reason, &payload);
             bench.publish_good();
         }
-        let old = format!(r#"{{"id":"old","t":{},"temperature":20}}"#, now_ms());
-        let code = bench
-            .publisher
-            .publish("sensors/old/reading", old.as_bytes(), true);
-        assert_eq!(
-            code, 0,
-            "reason code for a retained reading with {version:?}"
-        );
-        bench.publish_good();
-        let retained = "vigie_mqtt_publishes_total{result=\"retained\"}";
-        assert_eq!(bench.engine.count(retained), nth, "{retained}");
+        // A broker passes a retained message on as a fresh one to those who are there.
+        if let Way::Listener = bench.way {
+            let old = format!(r#"{{"id":"old","t":{},"temperature":20}}"#, now_ms());
+            let code = bench
+                .publisher
+                .publish("sensors/old/reading", old.as_bytes(), true);
+            assert_eq!(
+                code, 0,
+                "reason code for a retained reading with {version:?}"
+            );
+            bench.publish_good();
+            let retained = "vigie_mqtt_publishes_total{result=\"retained\"}";
+            assert_eq!(bench.engine.count(retained), nth, "{retained}");
+        }
+        let made = match bench.way {
+            Way::Listener => nth,
+            Way::Mosquitto(_) => 1,
+        };
         let readings = bench.engine.readings(sensor).len() as u64;
         assert_eq!(readings, bench.good - before, "readings of {sensor}");
         // The first connection ends when its socket goes, which the engine may learn a bit later.
@@ -208,9 +250,9 @@ fn poison_is_acknowledged_and_counted_and_harms_nothing() {
             "a single connection",
             Duration::from_secs(5),
             || match bench.connections() {
-                (1, accepted) if accepted == nth => Ok(()),
+                (1, accepted) if accepted == made => Ok(()),
                 other => Err(format!(
-                    "{other:?} are open and were accepted, {nth} were made"
+                    "{other:?} are open and were accepted, {made} were made"
                 )),
             },
         );
