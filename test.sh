@@ -184,6 +184,7 @@ step "clippy" cargo clippy "${locked[@]}" --workspace --all-targets --all-featur
 if ! $quick; then
     # The sizes that the promises are about; without these the same tests run smaller.
     export VIGIE_KILLS=${VIGIE_KILLS:-50}
+    export VIGIE_OUTAGES=${VIGIE_OUTAGES:-50}
     export VIGIE_FLOOD=${VIGIE_FLOOD:-1000000}
     export VIGIE_FUZZ=${VIGIE_FUZZ:-10000000}
     export VIGIE_SOAK=${VIGIE_SOAK:-2000000}

@@ -1,7 +1,8 @@
 //! The real binary as its users meet it: started, loaded, killed, stopped and asked.
 //!
-//! The environment sets how much: `VIGIE_KILLS` (kills in `kill`, default 10) and `VIGIE_FLOOD`
-//! (ids in `flood`, default 20,000).
+//! The environment sets how much: `VIGIE_KILLS` (kills in `kill`, default 10), `VIGIE_OUTAGES`
+//! (restarts and kills of the broker in `outages`, default 5) and `VIGIE_FLOOD` (ids in `flood`,
+//! default 20,000).
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
@@ -27,5 +28,7 @@ mod harness;
 mod kill;
 mod mosquitto;
 mod mqtt;
+mod outages;
 mod poison;
 mod shutdown;
+mod tls;

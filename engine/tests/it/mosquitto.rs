@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::certificates::{Authority, Valid, private};
+use super::certificates::{Authority, Identity, Valid, private};
 use super::foreign::is_there;
 use super::harness::{Door, Engine, PATIENCE, wait_until};
 
@@ -23,7 +23,9 @@ pub(crate) struct Mosquitto {
     pub(crate) tls: SocketAddr,
     /// In the clear, with passwords and access list all the same.
     pub(crate) plain: SocketAddr,
-    ca: PathBuf,
+    /// Has signed its certificate.
+    pub(crate) authority: Authority,
+    pub(crate) identity: Identity,
 }
 
 impl Mosquitto {
@@ -35,7 +37,7 @@ impl Mosquitto {
         let dir = dir.join("mosquitto");
         fs::create_dir(&dir).unwrap();
         let authority = Authority::new(&dir, "ca");
-        let server = authority.server("server", &["localhost", "127.0.0.1"], Valid::Now);
+        let identity = authority.server("server", &["localhost", "127.0.0.1"], Valid::Now);
         let passwords = dir.join("passwords");
         let entry = |(name, password)| format!("{name}:{password}\n");
         fs::write(&passwords, entry(NODE) + &entry(ENGINE)).unwrap();
@@ -55,10 +57,19 @@ impl Mosquitto {
             child: None,
             tls: free(),
             plain: free(),
-            ca: authority.file,
+            authority,
+            identity,
             dir,
         };
-        let file = |name: &str| mosquitto.dir.join(name).display().to_string();
+        mosquitto.speak(Some(&mosquitto.identity));
+        mosquitto.up();
+        Some(mosquitto)
+    }
+
+    /// Writes its config for the next start: with this certificate at the port for TLS, or with no
+    /// TLS there.
+    pub(crate) fn speak(&self, identity: Option<&Identity>) {
+        let file = |name: &str| self.dir.join(name).display().to_string();
         let mut config = String::new();
         // It gives up root's rights otherwise, and with them its files.
         config += "user root\n";
@@ -66,17 +77,17 @@ impl Mosquitto {
         config += "max_queued_messages 0\nallow_anonymous false\n";
         config += &format!(
             "password_file {}\nacl_file {}\nlog_dest file {}\n",
-            passwords.display(),
-            access.display(),
+            file("passwords"),
+            file("access"),
             file("log")
         );
-        config += &format!("listener {} 127.0.0.1\n", mosquitto.plain.port());
-        config += &format!("listener {} 127.0.0.1\n", mosquitto.tls.port());
-        let (cert, key) = (server.cert.display(), server.key.display());
-        config += &format!("certfile {cert}\nkeyfile {key}\n");
+        config += &format!("listener {} 127.0.0.1\n", self.plain.port());
+        config += &format!("listener {} 127.0.0.1\n", self.tls.port());
+        if let Some(Identity { cert, key }) = identity {
+            let (cert, key) = (cert.display(), key.display());
+            config += &format!("certfile {cert}\nkeyfile {key}\n");
+        }
         fs::write(file("conf"), config).unwrap();
-        mosquitto.up();
-        Some(mosquitto)
     }
 
     /// Starts it where it was, with what it kept.
@@ -128,7 +139,7 @@ impl Mosquitto {
     /// How a fleet publishes at it.
     pub(crate) fn door(&self) -> Door {
         let broker = format!("mqtts://localhost:{}", self.tls.port());
-        let ca = self.ca.to_str().unwrap();
+        let ca = self.authority.file.to_str().unwrap();
         Door::new(&[
             "--broker",
             &broker,
@@ -150,11 +161,12 @@ impl Mosquitto {
         writeln!(file, "{}", ENGINE.1).unwrap();
         let config = dir.join("vigie.toml");
         let text = format!(
-            "[mqtt]\nhost = \"localhost\"\nport = {}\nca_file = {:?}\nusername = {:?}\n\
-             password_file = {secret:?}\n{more}\n",
+            "[mqtt]\nhost = \"localhost\"\nport = {}\nca_file = \"{}\"\nusername = \"{}\"\n\
+             password_file = \"{}\"\n{more}\n",
             self.tls.port(),
-            self.ca,
+            self.authority.file.display(),
             ENGINE.0,
+            secret.display(),
         );
         fs::write(&config, text).unwrap();
         ["--config".to_owned(), config.to_str().unwrap().to_owned()]

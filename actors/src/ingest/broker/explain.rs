@@ -115,11 +115,6 @@ impl Failure {
             return Self::new(Kind::Tls, text);
         }
         match error.kind() {
-            E::UnexpectedEof if error.to_string().contains("tls") => Self::new(
-                Kind::Tls,
-                "the connection was closed during the TLS handshake: is this a plaintext port \
-                 (usually 1883; TLS is usually at 8883)?",
-            ),
             E::ConnectionRefused => Self::new(
                 Kind::Io,
                 "nothing listens there: is the broker running, and is mqtt.port right?",
@@ -147,9 +142,21 @@ impl Failure {
         )
     }
 
+    /// In the handshake, which comes after the connection.
     fn tls(error: &rumqttc::TlsError) -> Self {
+        use io::ErrorKind as E;
+
         match error {
-            rumqttc::TlsError::Io(error) => Self::io(error),
+            rumqttc::TlsError::Io(error) => match error.kind() {
+                E::UnexpectedEof | E::ConnectionReset | E::ConnectionAborted | E::BrokenPipe => {
+                    Self::new(
+                        Kind::Tls,
+                        "the connection was closed during the TLS handshake: is this a plaintext \
+                         port (usually 1883; TLS is usually at 8883)?",
+                    )
+                }
+                _ => Self::io(error),
+            },
             other => Self::new(
                 Kind::Tls,
                 tls::explain(other).unwrap_or_else(|| other.to_string()),
