@@ -14,6 +14,7 @@ use prometheus::{
 use vigie_wire::{QuantityId, SensorId};
 use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
+use crate::alert::Why;
 use crate::ingest::broker::failure_labels;
 use crate::quantity::Catalogue;
 use crate::reading::Outcome;
@@ -78,6 +79,33 @@ pub struct BrokerMetrics {
     pub pubacks: IntCounter,
     /// Messages whose connection was gone before they could be acknowledged; they come again.
     pub stale: IntCounter,
+}
+
+/// What the Alerter of one channel counts.
+#[derive(Debug, Clone)]
+pub struct ChannelMetrics {
+    name: &'static str,
+    notices: IntCounterVec,
+    waiting: IntGauge,
+}
+
+/// Label value of an attempt to deliver.
+fn result(failed: Option<Why>) -> &'static str {
+    failed.map_or("delivered", Why::label)
+}
+
+impl ChannelMetrics {
+    /// An attempt to deliver a notice; `None`: it succeeded.
+    pub fn notice(&self, kind: NoticeKind, failed: Option<Why>) {
+        self.notices
+            .with_label_values(&[self.name, kind.name(), result(failed)])
+            .inc();
+    }
+
+    /// Notices in the outbox.
+    pub fn waiting(&self, notices: u64) {
+        self.waiting.set(i64::try_from(notices).unwrap_or(i64::MAX));
+    }
 }
 
 impl BrokerMetrics {
@@ -159,6 +187,7 @@ pub struct Metrics {
     /// Incidents that are open.
     pub incidents_open: IntGauge,
     notices: IntCounterVec,
+    notices_waiting: IntGaugeVec,
     ledger: IntGaugeVec,
     /// Generation of the newest forest.
     pub forest_generation: IntGauge,
@@ -237,6 +266,14 @@ impl Metrics {
             .buckets(vec![1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0]),
         )?;
         registry.register(Box::new(commit_readings.clone()))?;
+        let notices_waiting = IntGaugeVec::new(
+            Opts::new(
+                "vigie_notices_waiting",
+                "Notices in the outbox, by the channel that has yet to deliver them.",
+            ),
+            &["channel"],
+        )?;
+        registry.register(Box::new(notices_waiting.clone()))?;
         let ledger = IntGaugeVec::new(
             Opts::new(
                 "vigie_ledger_readings",
@@ -318,9 +355,10 @@ impl Metrics {
             notices: counters(
                 registry,
                 "vigie_notices_total",
-                "Notices about incidents, by what they say and whether they were delivered.",
-                &["kind", "result"],
+                "Attempts to deliver a notice about an incident, by channel, what it says and result.",
+                &["channel", "kind", "result"],
             )?,
+            notices_waiting,
             ledger,
             forest_generation: gauge(
                 registry,
@@ -372,15 +410,6 @@ impl Metrics {
                     .with_label_values(&[rule.name(), severity.name()]);
             }
         }
-        for kind in [
-            NoticeKind::Opened,
-            NoticeKind::Escalated,
-            NoticeKind::Resolved,
-        ] {
-            for result in ["delivered", "failed"] {
-                metrics.notices.with_label_values(&[kind.name(), result]);
-            }
-        }
         registry.register(Box::new(metrics.board.clone()))?;
         Ok(metrics)
     }
@@ -429,10 +458,19 @@ impl Metrics {
             .inc();
     }
 
-    /// A notice was delivered, or could not be (and will be tried again).
-    pub fn notice(&self, kind: NoticeKind, delivered: bool) {
-        let result = if delivered { "delivered" } else { "failed" };
-        self.notices.with_label_values(&[kind.name(), result]).inc();
+    /// The numbers of one way to people.
+    pub fn channel(&self, name: &'static str) -> ChannelMetrics {
+        for kind in NoticeKind::ALL {
+            for why in Why::ALL.into_iter().map(Some).chain([None]) {
+                self.notices
+                    .with_label_values(&[name, kind.name(), result(why)]);
+            }
+        }
+        ChannelMetrics {
+            name,
+            notices: self.notices.clone(),
+            waiting: self.notices_waiting.with_label_values(&[name]),
+        }
     }
 
     /// The ledger as of the last commit.

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix::{Actor, Addr, Arbiter, Context, Recipient, Supervised, Supervisor};
+use futures_util::future::join_all;
 
 use crate::alert::Channel;
 use crate::alert::actor::Alerter;
@@ -75,12 +76,14 @@ type Draining = (&'static str, Recipient<Drain>);
 pub struct Pipeline {
     intake: Intake,
     ingest: Addr<Ingest>,
-    alerter: Addr<Alerter>,
-    /// Until when the Alerter may deliver, once the end is near.
+    /// One per channel.
+    alerters: Vec<Addr<Alerter>>,
+    /// Until when they may deliver, once the end is near.
     closing: Arc<OnceLock<tokio::time::Instant>>,
     /// In the order of the stream.
     stages: Vec<Draining>,
     arbiters: Vec<Arbiter>,
+    alerter_arbiters: Vec<Arbiter>,
     health: Arc<Health>,
     hearing: Arc<Hearing>,
     store: Embedded,
@@ -141,21 +144,24 @@ impl Pipeline {
         };
 
         let closing = Arc::new(OnceLock::new());
-        let alerter = Alerter::new(
-            store.clone(),
-            channels,
-            guard(Alerter::NAME),
-            metrics.clone(),
-            Arc::clone(&closing),
-        );
-        let alerter = start(&mut arbiters, alerter);
+        let names: Vec<&'static str> = channels.iter().map(|channel| channel.name()).collect();
+        let mut alerter_arbiters = Vec::new();
+        let alerters: Vec<Addr<Alerter>> = channels
+            .into_iter()
+            .map(|channel| {
+                let guard = guard(Alerter::NAME);
+                let closing = Arc::clone(&closing);
+                let alerter = Alerter::new(store.clone(), channel, guard, metrics, closing);
+                start(&mut alerter_arbiters, alerter)
+            })
+            .collect();
 
         let storing = {
             let (store, config) = (store.clone(), settings.store.clone());
             let (metrics, health) = (metrics.clone(), Arc::clone(&health));
             move || {
-                let committer =
-                    Committer::new(store.clone(), &config).map_err(|error| chain(&error))?;
+                let committer = Committer::new(store.clone(), &config, names.clone())
+                    .map_err(|error| chain(&error))?;
                 Ok(Storing::new(
                     committer,
                     metrics.clone(),
@@ -163,13 +169,13 @@ impl Pipeline {
                 ))
             }
         };
-        let to_alerter = alerter.clone();
+        let to_alerters = alerters.clone();
         let shell = Shell::new(
             storing,
             move |stored: store::actor::Stored| {
-                if stored.notices {
+                for alerter in to_alerters.iter().filter(|_| stored.notices) {
                     // Full means that one is waiting already.
-                    let _waiting = to_alerter.try_send(To(Noticed));
+                    let _waiting = alerter.try_send(To(Noticed));
                 }
                 true
             },
@@ -267,14 +273,14 @@ impl Pipeline {
         stages.extend(owners.into_iter().map(|share| ("stats", share.recipient())));
         stages.push(("scorer", scorer.recipient()));
         stages.push(("store", storing.recipient()));
-        stages.push((Alerter::NAME, alerter.clone().recipient()));
         Ok(Self {
             intake,
             ingest,
-            alerter,
+            alerters,
             closing,
             stages,
             arbiters,
+            alerter_arbiters,
             health,
             hearing,
             store,
@@ -299,11 +305,13 @@ impl Pipeline {
     /// Lets time pass: silence, ends of incidents, what waits in the outbox. To be called once a
     /// second.
     pub fn ticker(&self) -> impl Fn() + Send + 'static {
-        let (ingest, alerter) = (self.ingest.clone(), self.alerter.clone());
+        let (ingest, alerters) = (self.ingest.clone(), self.alerters.clone());
         move || {
             // Full: there is so much to do that time passes with it.
             let _busy = ingest.try_send(Tick);
-            let _busy = alerter.try_send(Tick);
+            for alerter in &alerters {
+                let _busy = alerter.try_send(Tick);
+            }
         }
     }
 
@@ -315,8 +323,9 @@ impl Pipeline {
     /// After `deadline`: the stages that had not answered.
     pub async fn drain(self, deadline: Duration) -> Result<(), String> {
         let end = tokio::time::Instant::now() + deadline;
-        // Early enough for the stages to answer in time. Nobody else sets it.
-        let _first = self.closing.set(end - deadline / 4);
+        // Early enough for the Alerters to answer in time. Nobody else sets it.
+        let notices_end = end - deadline / 4;
+        let _first = self.closing.set(notices_end - deadline / 8);
         let inside = || {
             format!(
                 "{} readings were not stored; their sources will send them again",
@@ -333,9 +342,18 @@ impl Pipeline {
                 Err(_elapsed) => late.push(*name),
             }
         }
+        // A channel may be in the midst of something that takes longer. That is no failure: the
+        // notice is in the outbox until it is delivered.
+        let drained = join_all(self.alerters.iter().map(|alerter| alerter.send(Drain)));
+        let delivered = tokio::time::timeout_at(notices_end, drained).await.is_ok();
         let persisted = self.store.persist().map_err(|error| chain(&error));
-        for arbiter in &self.arbiters {
+        for arbiter in self.arbiters.iter().chain(&self.alerter_arbiters) {
             arbiter.stop();
+        }
+        if delivered {
+            for arbiter in self.alerter_arbiters {
+                let _ended = arbiter.join();
+            }
         }
         for arbiter in self.arbiters {
             if late.is_empty() {

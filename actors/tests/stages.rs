@@ -10,7 +10,7 @@
 
 mod common;
 
-use common::{Bench, START_MS, fleet, in_system, reading, sensor, stored};
+use common::{Bench, NOBODY, START_MS, fleet, in_system, reading, sensor, stored};
 use vigie_actors::pipeline::Settings;
 use vigie_actors::reading::Arrival;
 use vigie_actors::stats::share::Memory;
@@ -205,11 +205,15 @@ fn a_panicking_alerter_loses_no_notice() {
         for _ in 0..200 {
             tick();
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-            if bench.store.outbox(1).unwrap().is_empty() {
+            if bench.store.outbox(NOBODY, 1).unwrap().is_empty() {
                 break;
             }
         }
-        assert_eq!(bench.store.outbox(100).unwrap().len(), 0, "all delivered");
+        assert_eq!(
+            bench.store.outbox(NOBODY, 100).unwrap().len(),
+            0,
+            "all delivered"
+        );
         let alerter = bench.metrics.stage("alerter");
         assert_eq!(alerter.sent.get(), 30, "each once");
         assert!(alerter.restarts.get() >= 1);
@@ -570,7 +574,7 @@ fn silence_is_noticed_once() {
             tick();
             tokio::time::sleep(std::time::Duration::from_millis(3)).await;
         }
-        let outbox = bench.store.outbox(10).unwrap();
+        let outbox = bench.store.outbox(NOBODY, 10).unwrap();
         let anomalies = bench
             .store
             .anomalies((0, i64::MAX), None, 10)
@@ -582,7 +586,7 @@ fn silence_is_noticed_once() {
             (40_000..43_000).contains(&silent_for),
             "noticed after {silent_for} ms"
         );
-        // No channel is configured, so the Alerter has taken the notice out at once or soon will.
+        // The Alerter has taken the notice out at once or soon will.
         assert!(outbox.len() <= 1);
         assert_eq!(bench.metrics.incidents_open.get(), 1);
         bench.stop().await;

@@ -3,9 +3,11 @@
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use vigie_actors::alert::mail::smtp::Smtp;
 
 use crate::config::{self, Loaded, Overrides};
 use crate::console::say;
@@ -69,6 +71,8 @@ enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Send one mail by the configured mail server, and say what came of it
+    MailTest(Place),
     /// Look at a store that no engine has open, and say whether it adds up
     Doctor(Place),
     /// Read a password from standard input, print the hash for listener.users
@@ -175,6 +179,7 @@ impl Cli {
                 say(place.load(None, None)?.render().trim_end());
                 Ok(())
             }
+            Command::MailTest(place) => mail_test(&place.load(None, None)?.config),
             Command::Doctor(place) => doctor::run(&place.load(None, None)?.config),
             Command::HashPassword => hash_password(),
         }
@@ -202,11 +207,30 @@ impl Place {
             dotenv.exists().then_some(dotenv),
         )
         .map_err(|error| Misuse(error.to_string()))?;
-        for sentence in loaded.config.not_used_yet() {
+        for sentence in loaded.config.remarks() {
             tracing::warn!("{sentence}");
         }
         Ok(loaded)
     }
+}
+
+/// Sends one mail, and says what came of it.
+fn mail_test(config: &config::Config) -> anyhow::Result<()> {
+    let email = &config.email;
+    let Some(server) = email.server() else {
+        let fix =
+            "[email] smtp_host is not set, so mails are written as files; set it to send them";
+        return Err(Misuse(fix.to_owned()).into());
+    };
+    let letters = email.letters(Arc::default()).context("[email]")?;
+    let undeliverable = config.data_dir.join("mail").join("undeliverable");
+    let name = format!("{}:{}", server.host, server.port);
+    Smtp::new(server, letters, undeliverable).test()?;
+    say(&format!(
+        "{name} took the mail; look into the mailbox of {}, spam too",
+        email.email_to
+    ));
+    Ok(())
 }
 
 fn hash_password() -> anyhow::Result<()> {

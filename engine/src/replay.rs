@@ -50,11 +50,9 @@ pub(crate) fn run(mut config: Config, replay: &Replay) -> anyhow::Result<()> {
             catalogue: Arc::clone(&ground.catalogue),
         })];
         if replay.mail {
-            channels.push(Box::new(EmlFiles::new(
-                config.data_dir.join("mail"),
-                &config.email.email_to,
-                Arc::clone(&ground.catalogue),
-            )?));
+            let letters = config.email.letters(Arc::clone(&ground.catalogue))?;
+            let files = EmlFiles::new(config.data_dir.join("mail"), letters);
+            channels.push(Box::new(files));
         }
         let pipeline = Pipeline::start(
             &settings(&config, true),

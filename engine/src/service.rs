@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use vigie_actors::alert::Channel;
 use vigie_actors::alert::mail::EmlFiles;
+use vigie_actors::alert::mail::smtp::Smtp;
 use vigie_actors::clock::{Clock, SystemClock};
 use vigie_actors::ingest::broker::{Broker, Link, Subscriptions, Surroundings};
 use vigie_actors::ingest::decode::Decode;
@@ -114,7 +115,8 @@ pub(crate) struct Service {
     link: Option<Arc<Link>>,
     http_addr: SocketAddr,
     data_dir: PathBuf,
-    mails: bool,
+    /// Where mails go; `None`: there are none.
+    mails: Option<String>,
 }
 
 impl Service {
@@ -210,7 +212,7 @@ impl Service {
             link,
             http_addr,
             data_dir: config.data_dir.clone(),
-            mails: mode.mails,
+            mails: mode.mails.then(|| mails(config)),
         })
     }
 
@@ -245,8 +247,8 @@ impl Service {
             self.http_addr
         );
         text += &format!("  data  {}", self.data_dir.display());
-        if self.mails {
-            text += &format!("   mails: {}", self.data_dir.join("mail").display());
+        if let Some(mails) = &self.mails {
+            text += &format!("\n  mail  {mails}");
         }
         text += "\n  Ctrl-C stops it; started again it goes on where it was\n";
         say(&text);
@@ -295,6 +297,15 @@ impl Service {
     }
 }
 
+/// Where mails go, for people.
+fn mails(config: &Config) -> String {
+    let email = &config.email;
+    match &email.smtp_host {
+        Some(host) => format!("{} by {host}:{}", email.email_to, email.smtp_port),
+        None => format!("files in {}", config.data_dir.join("mail").display()),
+    }
+}
+
 /// The ways to people.
 fn channels(
     config: &Config,
@@ -304,11 +315,15 @@ fn channels(
     let mut channels: Vec<Box<dyn Channel>> = Vec::new();
     if mode.mails {
         let dir = config.data_dir.join("mail");
-        let files = EmlFiles::new(dir, &config.email.email_to, Arc::clone(catalogue))
-            .context("email.email_to")?;
-        channels.push(Box::new(files));
+        let letters = config
+            .email
+            .letters(Arc::clone(catalogue))
+            .context("[email]")?;
+        channels.push(match config.email.server() {
+            Some(server) => Box::new(Smtp::new(server, letters, dir.join("undeliverable"))),
+            None => Box::new(EmlFiles::new(dir, letters)),
+        });
     }
-    // Last, because it cannot fail: what could not be mailed is not said again and again.
     channels.push(Box::new(Console {
         catalogue: Arc::clone(catalogue),
     }));

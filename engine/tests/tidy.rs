@@ -46,7 +46,10 @@ const HOMES: &[(&str, &[&str])] = &[
     ),
     ("fjall", &["actors/src/store/embedded.rs"]),
     ("mongodb", &["actors/src/store/mongo.rs"]),
-    ("lettre", &["actors/src/alert/mail.rs"]),
+    (
+        "lettre",
+        &["actors/src/alert/mail.rs", "actors/src/alert/mail/"],
+    ),
     (
         "prometheus",
         &[
@@ -144,6 +147,7 @@ const LAYERS: &[Layer] = &[
             "actors/src/store/embedded.rs",
             "actors/src/store/mongo.rs",
             "actors/src/alert/mail.rs",
+            "actors/src/alert/mail/smtp.rs",
             "actors/src/secret.rs",
             "actors/src/tls.rs",
         ],

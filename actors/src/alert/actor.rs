@@ -1,5 +1,6 @@
-//! The Alerter: delivers what the outbox holds, oldest first, and takes it out. It has an Arbiter
-//! of its own, so however slow a channel is, the stream does not notice.
+//! The Alerter: delivers what the outbox holds for its channel, oldest first, and takes it out. It
+//! has an Arbiter of its own, so however slow the channel is, neither the stream nor another
+//! channel notices.
 
 use std::sync::{Arc, OnceLock};
 
@@ -8,24 +9,32 @@ use tokio::time::Instant;
 
 use super::Channel;
 use crate::message::{Drain, Noticed, Tick, To};
-use crate::metrics::{Metrics, StageMetrics};
+use crate::metrics::{ChannelMetrics, Metrics, StageMetrics};
 use crate::store::embedded::Embedded;
 use crate::supervise::{Guard, chain};
 
 /// The actor.
 pub struct Alerter {
-    store: Embedded,
-    channels: Vec<Box<dyn Channel>>,
+    delivery: Delivery,
     guard: Guard,
-    metrics: Metrics,
+}
+
+/// What it does, without the actor.
+struct Delivery {
+    store: Embedded,
+    channel: Box<dyn Channel>,
+    metrics: ChannelMetrics,
     stage: StageMetrics,
     closing: Arc<OnceLock<Instant>>,
+    /// Failures since the last success, and when to try again.
+    failures: u32,
+    later: Option<Instant>,
 }
 
 impl std::fmt::Debug for Alerter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Alerter")
-            .field("channels", &self.channels.len())
+            .field("channel", &self.delivery.channel.name())
             .finish_non_exhaustive()
     }
 }
@@ -36,34 +45,30 @@ impl Alerter {
     /// Notices read from the outbox at once.
     const CHUNK: usize = 64;
 
-    /// Delivers through every one of `channels`. Once `closing` is set, only until then: what is
-    /// left waits in the outbox for the next start.
+    /// Delivers through `channel`. Once `closing` is set, only until then: what is left waits in
+    /// the outbox for the next start.
     pub fn new(
         store: Embedded,
-        channels: Vec<Box<dyn Channel>>,
+        channel: Box<dyn Channel>,
         guard: Guard,
-        metrics: Metrics,
+        metrics: &Metrics,
         closing: Arc<OnceLock<Instant>>,
     ) -> Self {
-        let stage = metrics.stage(Self::NAME);
-        Self {
+        let delivery = Delivery {
             store,
-            channels,
-            guard,
-            metrics,
-            stage,
+            metrics: metrics.channel(channel.name()),
+            stage: metrics.stage(Self::NAME),
+            channel,
             closing,
-        }
+            failures: 0,
+            later: None,
+        };
+        Self { delivery, guard }
     }
 
     fn deliver(&mut self, ctx: &mut Context<Self>) {
-        let (store, channels, metrics, stage) =
-            (&self.store, &mut self.channels, &self.metrics, &self.stage);
-        let closing = &*self.closing;
-        if let Err(panic) = self
-            .guard
-            .run(None, || empty(store, channels, metrics, stage, closing))
-        {
+        let delivery = &mut self.delivery;
+        if let Err(panic) = self.guard.run(None, || delivery.go()) {
             tracing::error!(
                 stage = Self::NAME,
                 panic,
@@ -74,52 +79,87 @@ impl Alerter {
     }
 }
 
-/// Delivers until the outbox is empty, a channel refuses or the engine has to end.
-fn empty(
-    store: &Embedded,
-    channels: &mut [Box<dyn Channel>],
-    metrics: &Metrics,
-    stage: &StageMetrics,
-    closing: &OnceLock<Instant>,
-) {
-    loop {
-        let notices = match store.outbox(Alerter::CHUNK) {
-            Ok(notices) if notices.is_empty() => return,
-            Ok(notices) => notices,
-            Err(error) => {
-                tracing::error!(error = chain(&error), "cannot read the outbox");
-                return;
-            }
-        };
-        for (key, notice) in notices {
-            if closing.get().is_some_and(|end| Instant::now() >= *end) {
-                tracing::info!("notices wait in the outbox for the next start");
-                return;
-            }
-            stage.received.inc();
-            for channel in channels.iter_mut() {
-                if let Err(error) = channel.deliver(&notice) {
-                    metrics.notice(notice.kind, false);
-                    stage.refused.inc();
-                    tracing::warn!(
-                        channel = channel.name(),
-                        incident = notice.incident.id(),
-                        error = chain(&error),
-                        "a notice waits in the outbox"
-                    );
-                    return;
-                }
-            }
-            if let Err(error) = store.delivered(&key) {
-                tracing::error!(
-                    error = chain(&error),
-                    "a delivered notice stays in the outbox"
-                );
-                return;
-            }
-            metrics.notice(notice.kind, true);
-            stage.sent.inc();
+impl Delivery {
+    /// Delivers what waits, if it is time to.
+    fn go(&mut self) {
+        if self.later.is_some_and(|later| Instant::now() < later) {
+            self.count_waiting();
+            return;
         }
+        self.later = None;
+        if let Err(error) = self.empty() {
+            tracing::error!(
+                channel = self.channel.name(),
+                error = chain(&error),
+                "cannot work off the outbox"
+            );
+        }
+        self.count_waiting();
+    }
+
+    fn count_waiting(&self) {
+        match self.store.waiting(self.channel.name()) {
+            Ok(waiting) => self.metrics.waiting(waiting),
+            Err(error) => tracing::error!(error = chain(&error), "cannot count the outbox"),
+        }
+    }
+
+    /// Delivers until the outbox is empty, the channel has to wait or the engine has to end.
+    fn empty(&mut self) -> Result<(), crate::store::Error> {
+        loop {
+            let rows = self.store.outbox(self.channel.name(), Alerter::CHUNK)?;
+            if rows.is_empty() {
+                return Ok(());
+            }
+            for (key, notice) in rows {
+                if self.closing.get().is_some_and(|end| Instant::now() >= *end) {
+                    tracing::info!("notices wait in the outbox for the next start");
+                    return Ok(());
+                }
+                self.stage.received.inc();
+                match notice {
+                    Ok(notice) => {
+                        let delivered = self.channel.deliver(&notice);
+                        let result = delivered.as_ref().err().map(|undelivered| undelivered.why);
+                        self.metrics.notice(notice.kind, result);
+                        match delivered {
+                            Ok(()) => self.failures = 0,
+                            Err(why) if self.has_to_wait(&notice.incident.id(), &why) => {
+                                return Ok(());
+                            }
+                            Err(_put_aside) => {}
+                        }
+                    }
+                    Err(error) => tracing::error!(
+                        channel = self.channel.name(),
+                        error = chain(&error),
+                        "a notice cannot be read, and is thrown away"
+                    ),
+                }
+                self.store.delivered(&key)?;
+                self.stage.sent.inc();
+            }
+        }
+    }
+
+    /// Says what went wrong, and decides whether the notice stays.
+    fn has_to_wait(&mut self, incident: &str, undelivered: &super::Undelivered) -> bool {
+        let (channel, error) = (self.channel.name(), chain(undelivered));
+        self.stage.refused.inc();
+        let Some(pause) = undelivered.why.pause(self.failures + 1) else {
+            tracing::error!(channel, incident, error, "a notice was put aside");
+            return false;
+        };
+        self.failures += 1;
+        self.later = Some(Instant::now() + pause);
+        tracing::warn!(
+            channel,
+            incident,
+            error,
+            ?pause,
+            "a notice waits in the outbox"
+        );
+        true
     }
 }
 

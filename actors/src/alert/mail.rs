@@ -1,18 +1,23 @@
-//! Mail as files: one `.eml` per notice in a directory, under a name made of the notice's id, so
-//! that delivering it twice leaves one file. The only file that knows lettre.
+//! Mail: one builder of messages, and two ways for them: into files, and to a mail server ([`smtp`]).
+//! Only this file and those below know lettre.
 
 use std::fs::{self, File};
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lettre::Message;
 use lettre::message::header::{Header, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, header};
 
-use super::{Channel, Undelivered, text};
+use super::{Channel, Undelivered, Why, text};
 use crate::quantity::Catalogue;
 use crate::score::incident::Notice;
+
+pub mod smtp;
+
+/// Name of the channel, whichever way the mails take: what one could not deliver, the other may.
+const NAME: &str = "mail";
 
 /// RFC 3834: nobody should answer this automatically.
 #[derive(Clone)]
@@ -32,43 +37,43 @@ impl Header for AutoSubmitted {
     }
 }
 
-/// Writes `.eml` files.
-#[derive(Debug)]
-pub struct EmlFiles {
-    dir: PathBuf,
-    to: Mailbox,
-    from: Mailbox,
-    catalogue: Arc<Catalogue>,
-}
-
 /// An address that is none.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{address:?} is not a mail address")]
 pub struct BadAddress {
     /// As configured.
     pub address: String,
 }
 
-impl EmlFiles {
-    /// Mails to `to`, into `dir` (made when the first mail comes).
+/// Writes the mails: from whom, to whom, in which words.
+#[derive(Debug, Clone)]
+pub struct Letters {
+    from: Mailbox,
+    to: Mailbox,
+    catalogue: Arc<Catalogue>,
+}
+
+impl Letters {
+    /// `from` and `to` may carry a name: `Cellar <cellar@example.org>`.
     ///
     /// # Errors
-    /// [`BadAddress`].
-    pub fn new(dir: PathBuf, to: &str, catalogue: Arc<Catalogue>) -> Result<Self, BadAddress> {
+    /// [`BadAddress`] if either is not one mail address.
+    pub fn new(from: &str, to: &str, catalogue: Arc<Catalogue>) -> Result<Self, BadAddress> {
         let mailbox = |address: &str| {
             address.parse().map_err(|_| BadAddress {
                 address: address.to_owned(),
             })
         };
         Ok(Self {
-            dir,
+            from: mailbox(from)?,
             to: mailbox(to)?,
-            from: mailbox("Vigie <vigie@localhost>")?,
             catalogue,
         })
     }
 
-    fn message(&self, notice: &Notice) -> Result<Message, lettre::error::Error> {
+    /// The mails about one incident are one thread: same subject, and each refers to the first.
+    /// Message-ID and Date are made of the notice, so that delivering it twice is one mail twice.
+    fn about(&self, notice: &Notice) -> Result<Message, lettre::error::Error> {
         let id = |number: u32| format!("<{}.{number}@vigie>", notice.incident.id());
         let mut builder = Message::builder()
             .from(self.from.clone())
@@ -87,34 +92,53 @@ impl EmlFiles {
     }
 }
 
+/// Writes a mail into `dir`, under a name made of the notice's id: writing it twice leaves one file.
+fn put_down(dir: &Path, notice: &Notice, message: &Message) -> io::Result<()> {
+    // Sensor ids may hold colons, which some file systems refuse.
+    let name = format!(
+        "{}-{}",
+        notice.incident.id().replace(':', "_"),
+        notice.number
+    );
+    let path = dir.join(format!("{name}.eml"));
+    let part = dir.join(format!(".{name}.part"));
+    fs::create_dir_all(dir)?;
+    let mut file = File::create(&part)?;
+    file.write_all(&message.formatted())?;
+    file.sync_all()?;
+    fs::rename(&part, &path)
+}
+
+/// Writes `.eml` files.
+#[derive(Debug)]
+pub struct EmlFiles {
+    dir: PathBuf,
+    letters: Letters,
+}
+
+impl EmlFiles {
+    /// Into `dir`, which is made when the first mail comes.
+    pub fn new(dir: PathBuf, letters: Letters) -> Self {
+        Self { dir, letters }
+    }
+}
+
 impl Channel for EmlFiles {
     fn name(&self) -> &'static str {
-        "mail files"
+        NAME
     }
 
     fn deliver(&mut self, notice: &Notice) -> Result<(), Undelivered> {
         let failed = |what: &str, source: Box<dyn std::error::Error + Send + Sync>| Undelivered {
+            why: Why::Unavailable,
             what: format!("{what} in {}", self.dir.display()),
             source: Some(source),
         };
         let message = self
-            .message(notice)
+            .letters
+            .about(notice)
             .map_err(|error| failed("cannot build a mail for a file", error.into()))?;
-        // Sensor ids may hold colons, which some file systems refuse.
-        let name = format!(
-            "{}-{}",
-            notice.incident.id().replace(':', "_"),
-            notice.number
-        );
-        let path = self.dir.join(format!("{name}.eml"));
-        let part = self.dir.join(format!(".{name}.part"));
-        fs::create_dir_all(&self.dir)
-            .and_then(|()| File::create(&part))
-            .and_then(|mut file| {
-                file.write_all(&message.formatted())?;
-                file.sync_all()
-            })
-            .and_then(|()| fs::rename(&part, &path))
+        put_down(&self.dir, notice, &message)
             .map_err(|error| failed("cannot write a mail", error.into()))
     }
 }
@@ -128,12 +152,8 @@ mod tests {
     #[test]
     fn one_file_per_notice_and_one_thread_per_incident() {
         let dir = tempfile::tempdir().unwrap();
-        let mut files = EmlFiles::new(
-            dir.path().join("mail"),
-            "me@example.org",
-            Arc::new(Catalogue::default()),
-        )
-        .unwrap();
+        let letters = Letters::new("vigie@localhost", "me@example.org", Arc::default()).unwrap();
+        let mut files = EmlFiles::new(dir.path().join("mail"), letters);
         let verdict = Verdict {
             rule: Rule::Silence,
             quantity: None,
@@ -182,6 +202,6 @@ mod tests {
         assert!(first.contains(&format!("Message-ID: {root}")), "{first}");
         assert!(first.contains("Auto-Submitted: auto-generated") && first.contains("50 s"));
         assert!(second.contains(&format!("In-Reply-To: {root}")), "{second}");
-        assert!(EmlFiles::new(dir.path().into(), "nobody", Arc::default()).is_err());
+        assert!(Letters::new("me@example.org", "nobody", Arc::default()).is_err());
     }
 }

@@ -93,6 +93,9 @@ pub enum NoticeKind {
 }
 
 impl NoticeKind {
+    /// All kinds.
+    pub const ALL: [Self; 3] = [Self::Opened, Self::Escalated, Self::Resolved];
+
     /// As in the API and metric labels.
     pub const fn name(self) -> &'static str {
         match self {

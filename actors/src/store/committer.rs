@@ -40,6 +40,8 @@ pub struct Committed {
 pub struct Committer {
     store: Embedded,
     ledger: Ledger,
+    /// Each gets every notice.
+    channels: Vec<&'static str>,
     quarantine_rows: u64,
     /// Numbers of the oldest kept and the next quarantined message.
     quarantine: (u64, u64),
@@ -50,7 +52,11 @@ impl Committer {
     ///
     /// # Errors
     /// [`Error`] if the store cannot be read.
-    pub fn new(store: Embedded, config: &Config) -> Result<Self, Error> {
+    pub fn new(
+        store: Embedded,
+        config: &Config,
+        channels: Vec<&'static str>,
+    ) -> Result<Self, Error> {
         let ledger = store.ledger()?;
         let quarantine = store
             .quarantine_span()?
@@ -58,6 +64,7 @@ impl Committer {
         Ok(Self {
             store,
             ledger,
+            channels,
             quarantine_rows: u64::from(config.quarantine_rows),
             quarantine,
         })
@@ -140,7 +147,7 @@ impl Committer {
             write.incident(incident)?;
         }
         for notice in &scored.changes.notices {
-            write.notice(notice)?;
+            write.notice(notice, &self.channels)?;
         }
         for model in &scored.models {
             write.model(model);

@@ -358,19 +358,33 @@ impl Embedded {
         bytes.map(|bytes| decode(&bytes, "incident")).transpose()
     }
 
-    /// Notices that are not delivered yet, oldest first, with the key to [`Embedded::delivered`].
+    /// Notices that a channel has not delivered yet, oldest first, with the key to
+    /// [`Embedded::delivered`].
     ///
     /// # Errors
     /// [`Error`] if the store cannot be read.
-    pub fn outbox(&self, limit: usize) -> Result<Vec<(Vec<u8>, Notice)>, Error> {
+    pub fn outbox(&self, channel: &str, limit: usize) -> Result<Vec<OutboxRow>, Error> {
         self.outbox
-            .iter()
+            .prefix(outbox_prefix(channel))
             .take(limit)
             .map(|guard| {
                 let (key, value) = guard.into_inner().map_err(failed)?;
-                Ok((key.to_vec(), decode(&value, "notice")?))
+                Ok((key.to_vec(), decode(&value, "notice")))
             })
             .collect()
+    }
+
+    /// How many notices wait for a channel.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn waiting(&self, channel: &str) -> Result<u64, Error> {
+        let mut waiting = 0;
+        for guard in self.outbox.prefix(outbox_prefix(channel)) {
+            guard.key().map_err(failed)?;
+            waiting += 1;
+        }
+        Ok(waiting)
     }
 
     /// A notice is delivered: it leaves the outbox. Not synced: after a crash it may be delivered
@@ -443,6 +457,14 @@ impl Embedded {
     pub fn persist(&self) -> Result<(), Error> {
         self.db.persist(PersistMode::SyncAll).map_err(failed)
     }
+}
+
+/// A row of the outbox: its key, and the notice unless it is damaged.
+pub type OutboxRow = (Vec<u8>, Result<Notice, Error>);
+
+/// The rows of one channel: its name, and a byte that no name holds.
+fn outbox_prefix(channel: &str) -> Vec<u8> {
+    [channel.as_bytes(), &[0]].concat()
 }
 
 fn sensor_of(key: &[u8]) -> Result<SensorId, Error> {
@@ -572,11 +594,11 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// A notice to be delivered.
+    /// A notice to be delivered by each of `channels`.
     ///
     /// # Errors
     /// [`Error::Damaged`] if it cannot be encoded.
-    pub fn notice(&mut self, notice: &Notice) -> Result<(), Error> {
+    pub fn notice(&mut self, notice: &Notice, channels: &[&str]) -> Result<(), Error> {
         let incident = &notice.incident;
         let tail = [
             incident.opened_ms.to_be_bytes().as_slice(),
@@ -584,8 +606,11 @@ impl Write<'_> {
         ]
         .concat();
         let key = row::by_time_key(notice.at_ms, &incident.sensor, &tail);
-        self.batch
-            .insert(&self.store.outbox, key, encode(notice, "notice")?);
+        let bytes = encode(notice, "notice")?;
+        for channel in channels {
+            let key = [outbox_prefix(channel), key.clone()].concat();
+            self.batch.insert(&self.store.outbox, key, bytes.clone());
+        }
         Ok(())
     }
 

@@ -13,10 +13,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use vigie_actors::alert::{Channel, Undelivered};
 use vigie_actors::clock::ManualClock;
 use vigie_actors::metrics::{BoardConfig, Metrics};
 use vigie_actors::pipeline::{Pipeline, Settings, open_store};
 use vigie_actors::reading::{Arrival, Identity, Reading};
+use vigie_actors::score::incident::Notice;
 use vigie_actors::store::embedded::{Embedded, StoredReading};
 use vigie_wire::{BootId, HUMIDITY, SensorId, TEMPERATURE};
 use xxhash_rust::xxh3::xxh3_64;
@@ -32,6 +34,22 @@ pub(crate) struct Bench {
     pub(crate) clock: ManualClock,
 }
 
+/// A channel that nobody listens to.
+struct Nobody;
+
+impl Channel for Nobody {
+    fn name(&self) -> &'static str {
+        NOBODY
+    }
+
+    fn deliver(&mut self, _: &Notice) -> Result<(), Undelivered> {
+        Ok(())
+    }
+}
+
+/// Name of the only channel.
+pub(crate) const NOBODY: &str = "nobody";
+
 impl Bench {
     pub(crate) fn start(dir: &Path, settings: &Settings) -> Self {
         let (store, catalogue) =
@@ -44,7 +62,7 @@ impl Bench {
             store.clone(),
             &catalogue,
             Arc::new(clock.clone()),
-            Vec::new(),
+            vec![Box::new(Nobody)],
             &metrics,
         )
         .unwrap();

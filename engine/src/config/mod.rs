@@ -16,6 +16,7 @@
 
 mod check;
 mod dotenv;
+mod email;
 mod layers;
 mod problem;
 mod render;
@@ -36,6 +37,7 @@ use vigie_actors::ingest::{broker, listener, payload};
 use vigie_actors::secret::redacted;
 use vigie_actors::{quantity, score, stats, store};
 
+pub(crate) use email::Email;
 pub(crate) use layers::process_env;
 pub(crate) use problem::ConfigError;
 use problem::Problem;
@@ -151,42 +153,6 @@ pub(crate) struct Mongodb {
     pub(crate) uri_file: Option<PathBuf>,
 }
 
-/// Section `[email]`. Only `email_to` is used by this version; the rest is checked and shown.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[allow(
-    clippy::struct_field_names,
-    reason = "the key has been email.email_to all along"
-)]
-pub(crate) struct Email {
-    /// Host name of the mail server, without scheme and port.
-    pub(crate) smtp_host: Option<String>,
-    /// TCP port, 1 to 65,535.
-    pub(crate) smtp_port: u16,
-    /// User name at the mail server.
-    pub(crate) smtp_user: Option<String>,
-    /// Password at the mail server.
-    #[serde(serialize_with = "redacted")]
-    pub(crate) smtp_password: Option<SecretString>,
-    /// File that holds the password.
-    pub(crate) smtp_password_file: Option<PathBuf>,
-    /// The one address that notices go to.
-    pub(crate) email_to: String,
-}
-
-impl Default for Email {
-    fn default() -> Self {
-        Self {
-            smtp_host: None,
-            smtp_port: 587,
-            smtp_user: None,
-            smtp_password: None,
-            smtp_password_file: None,
-            email_to: "you@localhost".into(),
-        }
-    }
-}
-
 /// What flags put over the other layers.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Overrides {
@@ -260,8 +226,8 @@ fn assemble(mut settings: Settings, schema: &Schema) -> Result<Loaded, ConfigErr
 }
 
 impl Config {
-    /// One sentence for each section that is set but that this version does nothing with.
-    pub(crate) fn not_used_yet(&self) -> Vec<String> {
+    /// What is no error, but worth a warning.
+    pub(crate) fn remarks(&self) -> Vec<String> {
         let mut sentences = Vec::new();
         if self.mongodb.uri.is_some() {
             sentences.push(
@@ -270,34 +236,9 @@ impl Config {
                     .to_owned(),
             );
         }
-        let email = &self.email;
-        let set = [
-            ("smtp_host", email.smtp_host.is_some()),
-            ("smtp_user", email.smtp_user.is_some()),
-            ("smtp_password", email.smtp_password.is_some()),
-        ];
-        if let Some(keys) = which(&set) {
-            sentences.push(format!(
-                "[email] {keys} set: sending by SMTP comes in a later version; mails to email_to \
-                 are written as .eml files in data_dir"
-            ));
-        }
+        sentences.extend(self.email.remarks());
         sentences
     }
-}
-
-/// "host is", "host and username are"; `None` if none is set.
-fn which(keys: &[(&str, bool)]) -> Option<String> {
-    let set: Vec<&str> = keys
-        .iter()
-        .filter(|(_, set)| *set)
-        .map(|(key, _)| *key)
-        .collect();
-    let (last, others) = set.split_last()?;
-    if others.is_empty() {
-        return Some(format!("{last} is"));
-    }
-    Some(format!("{} and {last} are", others.join(", ")))
 }
 
 /// A path as text, as far as it is text.

@@ -268,9 +268,11 @@ fn example() -> Config {
         },
         email: Email {
             smtp_host: text(),
+            smtp_ca_file: file(),
             smtp_user: text(),
             smtp_password: secret(),
             smtp_password_file: file(),
+            email_from: text(),
             ..Email::default()
         },
         ..Config::default()

@@ -188,7 +188,7 @@ fn without_any_layer_the_defaults_apply() {
     let loaded = load(None, &Overrides::default(), pairs(&[]), Some(nowhere)).unwrap();
     let defaults = Table::try_from(Config::default()).unwrap();
     assert_eq!(Table::try_from(&loaded.config).unwrap(), defaults);
-    assert!(loaded.config.not_used_yet().is_empty());
+    assert!(loaded.config.remarks().is_empty());
 }
 
 #[test]
@@ -244,9 +244,13 @@ fn the_python_systems_secrets_load_unchanged() {
         config.email.smtp_password.as_ref().unwrap().expose_secret(),
         "abcd efgh ijkl mnop"
     );
-    let sentences = config.not_used_yet();
-    assert_eq!(sentences.len(), 2);
-    assert!(sentences[1].starts_with("[email] smtp_host, smtp_user and smtp_password are set: "));
+    let server = config.email.server().unwrap();
+    let (user, password) = server.login.unwrap();
+    assert_eq!(
+        (user.as_str(), password.expose_secret()),
+        ("me@gmail.com", "abcdefghijklmnop")
+    );
+    assert_eq!(config.remarks().len(), 1, "MongoDB comes later");
 }
 
 #[test]

@@ -1,15 +1,10 @@
 //! Whether the values work: what each section says of itself, and what only the whole can tell.
 
-use std::path::PathBuf;
-use std::sync::Arc;
-
 use secrecy::{ExposeSecret, SecretString};
-use vigie_actors::alert::mail::EmlFiles;
 use vigie_actors::config::{Invalid, in_range};
-use vigie_actors::ingest::broker::check_host;
 use vigie_actors::quantity::Catalogue;
 
-use super::{Config, Email, Http, Metrics, Mongodb};
+use super::{Config, Http, Metrics, Mongodb};
 use vigie_actors::secret::REDACTED;
 
 /// Shorter tokens can be guessed.
@@ -137,34 +132,11 @@ impl Mongodb {
     }
 }
 
-impl Email {
-    fn validate(&self) -> Result<(), Invalid> {
-        if let Some(host) = &self.smtp_host {
-            check_host("smtp_host", host)?;
-        }
-        in_range("smtp_port", self.smtp_port, 1, u16::MAX)?;
-        filled("smtp_password", self.smtp_password.as_ref())?;
-        // Asks who will use it; nothing is written.
-        EmlFiles::new(
-            PathBuf::new(),
-            &self.email_to,
-            Arc::new(Catalogue::default()),
-        )
-        .map_or_else(
-            |_says_no_more| {
-                Err(Invalid::new(
-                    "email_to",
-                    format_args!("{:?}", self.email_to),
-                    "not one mail address",
-                    "write one, for instance \"you@example.org\"",
-                ))
-            },
-            |_usable| Ok(()),
-        )
-    }
-}
-
-fn filled(key: &str, secret: Option<&SecretString>) -> Result<(), Invalid> {
+/// Errs if there is a secret, but an empty one.
+///
+/// # Errors
+/// [`Invalid`].
+pub(super) fn filled(key: &str, secret: Option<&SecretString>) -> Result<(), Invalid> {
     if secret.is_some_and(|secret| secret.expose_secret().is_empty()) {
         return Err(Invalid::new(
             key,

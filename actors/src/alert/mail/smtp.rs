@@ -1,0 +1,367 @@
+//! Mail to a server (RFC 5321), over TLS: from the start at port 465, else by STARTTLS (RFC 3207),
+//! which is required.
+//!
+//! Each mail has a connection of its own. A connection that somebody lost patience with still owes
+//! an answer, which the next mail would take for its own.
+
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use lettre::address::Envelope;
+use lettre::transport::smtp;
+use lettre::transport::smtp::authentication::Credentials;
+use lettre::transport::smtp::client::{Certificate, CertificateStore, Tls, TlsParameters};
+use lettre::{Message, SmtpTransport, Transport};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{Letters, NAME, put_down};
+use crate::alert::{Channel, Undelivered, Why};
+use crate::score::incident::Notice;
+use crate::tls;
+
+/// The port at which TLS comes first (RFC 8314).
+const TLS_FROM_THE_START: u16 = 465;
+
+/// Where Google makes app passwords.
+pub const APP_PASSWORDS: &str = "https://myaccount.google.com/apppasswords";
+
+/// Longest wait for one answer of the server.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Longest wait for everything that one mail takes.
+const SENT_WITHIN: Duration = Duration::from_secs(30);
+
+/// A mail server, and who we are there.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Name or address, which the certificate must be for.
+    pub host: String,
+    /// 465: TLS from the start. Any other: STARTTLS.
+    pub port: u16,
+    /// False: no TLS at all. Only right for a server on this machine.
+    pub tls: bool,
+    /// PEM file with the CA of the server's certificate; without it, those that this system trusts.
+    pub ca_file: Option<PathBuf>,
+    /// User name and password, if the server wants them.
+    pub login: Option<(String, SecretString)>,
+}
+
+/// Sends mails.
+#[derive(Debug)]
+pub struct Smtp {
+    server: Server,
+    letters: Letters,
+    /// Where mails go that the server refuses for good.
+    undeliverable: PathBuf,
+}
+
+impl Smtp {
+    /// Mails that the server refuses for good are written into the directory `undeliverable`.
+    pub fn new(server: Server, letters: Letters, undeliverable: PathBuf) -> Self {
+        Self {
+            server,
+            letters,
+            undeliverable,
+        }
+    }
+
+    /// Sends a mail that says that mails arrive.
+    ///
+    /// # Errors
+    /// Why it did not.
+    pub fn test(&self) -> Result<(), Undelivered> {
+        let message = Message::builder()
+            .from(self.letters.from.clone())
+            .to(self.letters.to.clone())
+            .subject("[Vigie] test")
+            .header(super::AutoSubmitted)
+            .header(super::header::ContentType::TEXT_PLAIN)
+            .body("Mails from Vigie arrive here.\n".to_owned())
+            .map_err(unbuildable)?;
+        self.send(&message)
+    }
+
+    /// Sent means that the server has answered 250 to the whole mail.
+    fn send(&self, message: &Message) -> Result<(), Undelivered> {
+        let (envelope, bytes) = (message.envelope().clone(), message.formatted());
+        let (answer, answered) = mpsc::channel();
+        let server = self.server.clone();
+        // The limits of the transport are those of single answers, and a server may drip. So this
+        // one is watched from outside; whatever becomes of it after that, nobody listens any more.
+        std::thread::Builder::new()
+            .name("smtp".to_owned())
+            .spawn(move || {
+                let _nobody_waits = answer.send(server.send(&envelope, &bytes));
+            })
+            .map_err(|error| Undelivered {
+                why: Why::Unavailable,
+                what: "cannot start a thread for a mail".to_owned(),
+                source: Some(error.into()),
+            })?;
+        answered.recv_timeout(SENT_WITHIN).unwrap_or_else(|_| {
+            Err(Undelivered {
+                why: Why::Unavailable,
+                what: format!(
+                    "{}:{} did not take the mail within {} s",
+                    self.server.host,
+                    self.server.port,
+                    SENT_WITHIN.as_secs()
+                ),
+                source: None,
+            })
+        })
+    }
+}
+
+fn unbuildable(error: lettre::error::Error) -> Undelivered {
+    Undelivered {
+        why: Why::Undeliverable,
+        what: "cannot build a mail".to_owned(),
+        source: Some(error.into()),
+    }
+}
+
+impl Channel for Smtp {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn deliver(&mut self, notice: &Notice) -> Result<(), Undelivered> {
+        let message = self.letters.about(notice).map_err(unbuildable)?;
+        let Err(mut undelivered) = self.send(&message) else {
+            return Ok(());
+        };
+        if undelivered.why == Why::Undeliverable {
+            let dir = self.undeliverable.display();
+            match put_down(&self.undeliverable, notice, &message) {
+                Ok(()) => undelivered.what += &format!("; it was written into {dir}"),
+                // Then it has to stay where it is.
+                Err(error) => {
+                    undelivered.why = Why::Unavailable;
+                    undelivered.what += &format!("; it cannot be written into {dir}: {error}");
+                }
+            }
+        }
+        Err(undelivered)
+    }
+}
+
+impl Server {
+    /// Whether TLS can be set up; nothing is connected to.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self) -> Result<(), String> {
+        match self.transport() {
+            Ok(_usable) => Ok(()),
+            Err(Undelivered { what, source, .. }) => Err(match source {
+                Some(source) => format!("{what}: {source}"),
+                None => what,
+            }),
+        }
+    }
+
+    fn send(&self, envelope: &Envelope, message: &[u8]) -> Result<(), Undelivered> {
+        let transport = self.transport()?;
+        match transport.send_raw(envelope, message) {
+            Ok(answer) if answer.is_positive() => Ok(()),
+            Ok(answer) => Err(self.refused(u16::from(answer.code()), &words(&answer))),
+            Err(error) => Err(self.explain(&error)),
+        }
+    }
+
+    /// The CA file is read anew for each mail: it may have been mended.
+    fn transport(&self) -> Result<SmtpTransport, Undelivered> {
+        let tls = if self.tls {
+            let parameters = self.tls_parameters()?;
+            if self.port == TLS_FROM_THE_START {
+                Tls::Wrapper(parameters)
+            } else {
+                Tls::Required(parameters)
+            }
+        } else {
+            Tls::None
+        };
+        let mut builder = SmtpTransport::builder_dangerous(&self.host)
+            .port(self.port)
+            .tls(tls)
+            .timeout(Some(ANSWER_WITHIN));
+        if let Some((user, password)) = &self.login {
+            let password = password.expose_secret().to_owned();
+            builder = builder.credentials(Credentials::new(user.clone(), password));
+        }
+        Ok(builder.build())
+    }
+
+    fn tls_parameters(&self) -> Result<TlsParameters, Undelivered> {
+        let unusable = |what: String, source| Undelivered {
+            why: Why::Unavailable,
+            what,
+            source,
+        };
+        let mut builder = TlsParameters::builder(self.host.clone());
+        if let Some(file) = &self.ca_file {
+            let bytes = std::fs::read(file).map_err(|error| {
+                let what = format!("cannot read email.smtp_ca_file {}", file.display());
+                unusable(what, Some(error.into()))
+            })?;
+            let certificate = Certificate::from_pem(&bytes).map_err(|error| {
+                let what = format!("email.smtp_ca_file {} is no PEM file", file.display());
+                unusable(what, Some(error.into()))
+            })?;
+            builder = builder
+                .certificate_store(CertificateStore::None)
+                .add_root_certificate(certificate);
+        }
+        builder.build_rustls().map_err(|error| {
+            let what = "cannot set TLS up: are CA certificates installed (package \
+                        ca-certificates)?";
+            unusable(what.to_owned(), Some(error.into()))
+        })
+    }
+
+    /// What became of the mail, when there was no 250.
+    fn explain(&self, error: &smtp::Error) -> Undelivered {
+        let words = error_words(error);
+        if let Some(code) = error.status() {
+            return self.refused(u16::from(code), &words);
+        }
+        let words = tls::explain(error).unwrap_or(words);
+        let hint = if words.contains("STARTTLS is not supported") {
+            ": nothing is sent in the clear; is this the right port? (587 for STARTTLS, 465 for TLS)"
+        } else {
+            ""
+        };
+        Undelivered {
+            why: Why::Unavailable,
+            what: format!("{}:{}: {words}{hint}", self.host, self.port),
+            source: None,
+        }
+    }
+
+    /// What a code (RFC 5321 §4.2, enhanced: RFC 3463) means for the mail.
+    fn refused(&self, code: u16, words: &str) -> Undelivered {
+        let answer = format!("{}:{} answered: {words}", self.host, self.port);
+        let quota = words.contains("5.4.5");
+        let (why, what) = match code {
+            // RFC 4954 §6.
+            530 | 534 | 535 | 538 => {
+                let fix = self.about_credentials();
+                (Why::Credentials, format!("{answer}; {fix}"))
+            }
+            500..=599 if quota => (
+                Why::Quota,
+                format!("{answer}; as many mails as it allows in a day were sent"),
+            ),
+            500..=599 => (Why::Undeliverable, answer),
+            _ => (Why::Unavailable, answer),
+        };
+        Undelivered {
+            why,
+            what,
+            source: None,
+        }
+    }
+
+    fn about_credentials(&self) -> String {
+        if is_gmail(&self.host) {
+            format!(
+                "Gmail wants an app password in email.smtp_password, not that of the account: \
+                 switch 2-step verification on, then make one at {APP_PASSWORDS}"
+            )
+        } else if self.login.is_none() {
+            "set email.smtp_user and email.smtp_password".to_owned()
+        } else {
+            "check email.smtp_user and email.smtp_password".to_owned()
+        }
+    }
+}
+
+/// Whether a host is one of Gmail's.
+pub fn is_gmail(host: &str) -> bool {
+    let host = host.to_ascii_lowercase();
+    ["gmail.com", "googlemail.com"]
+        .iter()
+        .any(|domain| host == *domain || host.ends_with(&format!(".{domain}")))
+}
+
+/// Code and text of an answer, in one line.
+fn words(answer: &smtp::response::Response) -> String {
+    let text: Vec<&str> = answer.message().collect();
+    format!("{} {}", answer.code(), text.join(" "))
+}
+
+/// An error and its causes, each once.
+fn error_words(error: &smtp::Error) -> String {
+    let mut words = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        let cause_words = cause.to_string();
+        if !words.contains(&cause_words) {
+            words += ": ";
+            words += &cause_words;
+        }
+        next = cause.source();
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(host: &str) -> Server {
+        Server {
+            host: host.to_owned(),
+            port: 587,
+            tls: true,
+            ca_file: None,
+            login: Some(("me".to_owned(), SecretString::from("canary"))),
+        }
+    }
+
+    #[test]
+    fn codes_decide_what_becomes_of_a_mail() {
+        let gmail = server("smtp.gmail.com");
+        for (code, words, why) in [
+            (421, "421 4.7.0 Try again later", Why::Unavailable),
+            (451, "451 4.3.0 greylisted", Why::Unavailable),
+            (
+                534,
+                "534 5.7.9 Application-specific password required",
+                Why::Credentials,
+            ),
+            (
+                535,
+                "535 5.7.8 Username and Password not accepted",
+                Why::Credentials,
+            ),
+            (
+                550,
+                "550 5.4.5 Daily user sending limit exceeded",
+                Why::Quota,
+            ),
+            (550, "550 5.1.1 no such user", Why::Undeliverable),
+            (552, "552 5.3.4 too large", Why::Undeliverable),
+        ] {
+            let undelivered = gmail.refused(code, words);
+            assert_eq!(undelivered.why, why, "{words}");
+            assert!(undelivered.what.contains(words), "{}", undelivered.what);
+            let advice = undelivered.what.contains("apppasswords");
+            assert_eq!(advice, why == Why::Credentials, "{}", undelivered.what);
+        }
+        let other = server("mail.example.org").refused(535, "535 no");
+        assert!(
+            other
+                .what
+                .ends_with("check email.smtp_user and email.smtp_password")
+        );
+        assert!(!is_gmail("notgmail.com") && is_gmail("SMTP.Gmail.com"));
+    }
+
+    #[test]
+    fn the_password_is_not_shown() {
+        assert!(!format!("{:?}", server("x")).contains("canary"));
+    }
+}
