@@ -22,6 +22,7 @@ PROGRAMS=(
     mosquitto:mosquitto
     mosquitto_pub:mosquitto-clients
     promtool:prometheus
+    python3:python3-venv
 )
 # Debian starts these on installation; the tests start their own.
 SERVICES=(mosquitto prometheus)
@@ -121,7 +122,12 @@ toolchain() {
 missing() {
     local entry
     for entry in "${PROGRAMS[@]}"; do
-        command -v "${entry%%:*}" >/dev/null || echo "$entry"
+        if [[ $entry == python3:* ]]; then
+            # Debian keeps this module of Python in a package of its own.
+            python3 -c "import ensurepip, venv" 2>/dev/null || echo "$entry"
+        else
+            command -v "${entry%%:*}" >/dev/null || echo "$entry"
+        fi
     done
 }
 
@@ -154,6 +160,17 @@ programs() {
     if ((${#absent[@]} > 0)); then needs "${absent[*]%%:*}"; fi
 }
 
+# The mail server of the tests.
+mail_server() {
+    local wanted=engine/tests/it/requirements.txt python=target/python/bin/python
+    if ! "$python" -m pip freeze 2>/dev/null | grep -qxFf "$wanted"; then
+        python3 -m venv --clear target/python || needs "Python 3 with venv"
+        "$python" -m pip install -q --disable-pip-version-check -r "$wanted" ||
+            needs "aiosmtpd from the Python package index"
+    fi
+    "$python" -m pip freeze
+}
+
 documentation() {
     RUSTDOCFLAGS="-D warnings" cargo doc "${locked[@]}" --workspace --no-deps
 }
@@ -178,6 +195,7 @@ advisories() {
 if ! $quick; then
     step "Rust toolchain" toolchain
     step "programs that the tests call" programs
+    step "mail server of the tests" mail_server
 fi
 step "format" cargo fmt --all --check
 step "clippy" cargo clippy "${locked[@]}" --workspace --all-targets --all-features -- -D warnings

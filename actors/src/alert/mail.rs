@@ -74,7 +74,9 @@ impl Letters {
     /// The mails about one incident are one thread: same subject, and each refers to the first.
     /// Message-ID and Date are made of the notice, so that delivering it twice is one mail twice.
     fn about(&self, notice: &Notice) -> Result<Message, lettre::error::Error> {
-        let id = |number: u32| format!("<{}.{number}@vigie>", notice.incident.id());
+        // RFC 5322 §3.2.3 has no colon in an id, which sensors' names may hold, but has a slash.
+        let incident = notice.incident.id().replace(':', "/");
+        let id = |number: u32| format!("<{incident}.{number}@vigie>");
         let mut builder = Message::builder()
             .from(self.from.clone())
             .to(self.to.clone())
@@ -198,7 +200,7 @@ mod tests {
         );
         let read = |name: &str| fs::read_to_string(dir.path().join("mail").join(name)).unwrap();
         let (first, second) = (read(&names[0]), read(&names[1]));
-        let root = "<hall:C001-1790000050000.1@vigie>";
+        let root = "<hall/C001-1790000050000.1@vigie>";
         assert!(first.contains(&format!("Message-ID: {root}")), "{first}");
         assert!(first.contains("Auto-Submitted: auto-generated") && first.contains("50 s"));
         assert!(second.contains(&format!("In-Reply-To: {root}")), "{second}");

@@ -65,6 +65,8 @@ pub fn sentence(verdict: &Verdict, catalogue: &Catalogue) -> String {
             let expected = with_unit(verdict.expected);
             let line = with_unit(verdict.line);
             match verdict.rule {
+                // Of a sensor without a good reading yet, none is expected.
+                Rule::Range if observed == expected => format!("{name} {observed} cannot be true"),
                 Rule::Range => {
                     format!("{name} {observed} cannot be true (last good about {expected})")
                 }

@@ -31,4 +31,5 @@ mod mqtt;
 mod outages;
 mod poison;
 mod shutdown;
+mod smtp;
 mod tls;

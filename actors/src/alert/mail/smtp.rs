@@ -4,6 +4,7 @@
 //! Each mail has a connection of its own. A connection that somebody lost patience with still owes
 //! an answer, which the next mail would take for its own.
 
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -227,7 +228,11 @@ impl Server {
         if let Some(code) = error.status() {
             return self.refused(u16::from(code), &words);
         }
-        let words = tls::explain(error).unwrap_or(words);
+        let words = tls::explain(error).unwrap_or(if is_timeout(error) {
+            format!("no answer within {} s", ANSWER_WITHIN.as_secs())
+        } else {
+            words
+        });
         let hint = if words.contains("STARTTLS is not supported") {
             ": nothing is sent in the clear; is this the right port? (587 for STARTTLS, 465 for TLS)"
         } else {
@@ -284,6 +289,19 @@ pub fn is_gmail(host: &str) -> bool {
     ["gmail.com", "googlemail.com"]
         .iter()
         .any(|domain| host == *domain || host.ends_with(&format!(".{domain}")))
+}
+
+/// The limit of the socket shows as an I/O error, not as the transport's own.
+fn is_timeout(error: &smtp::Error) -> bool {
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        if matches!(kind, Some(ErrorKind::WouldBlock | ErrorKind::TimedOut)) {
+            return true;
+        }
+        next = cause.source();
+    }
+    error.is_timeout()
 }
 
 /// Code and text of an answer, in one line.

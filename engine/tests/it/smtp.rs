@@ -1,0 +1,483 @@
+//! Mail by a real server: what arrives, and what becomes of what does not.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::certificates::{Authority, Identity, Valid};
+use super::harness::{
+    Engine, PATIENCE, engine, now_ms, package_file, simulate, text_of, wait_until,
+};
+use super::mqtt::{Publisher, Version};
+
+const PASSWORD: &str = "canary-of-the-mailbox";
+
+/// A mail server: `smtp_server.py` on aiosmtpd.
+struct MailServer {
+    child: Option<Child>,
+    python: PathBuf,
+    dir: PathBuf,
+    port: u16,
+    authority: Authority,
+    identity: Identity,
+    /// What it asks for, which need not be what the engine has.
+    password: String,
+}
+
+/// Python with aiosmtpd, as `./test.sh` installs it. In CI it has to be there.
+fn python() -> Option<PathBuf> {
+    let python = package_file("../target/python/bin/python");
+    let there = python.exists();
+    assert!(
+        there || std::env::var("CI").as_deref() != Ok("true"),
+        "{} is missing; ./test.sh makes it",
+        python.display()
+    );
+    if !there {
+        eprintln!("skipped: needs {}; ./test.sh makes it", python.display());
+    }
+    there.then_some(python)
+}
+
+impl MailServer {
+    /// Its files are in `dir`/mailbox. `None`: there is no Python for it here.
+    fn start(dir: &Path) -> Option<Self> {
+        let python = python()?;
+        let authority = Authority::new(dir, "mail-ca");
+        let dir = dir.join("mailbox");
+        fs::create_dir(&dir).unwrap();
+        let identity = authority.server("mail", &["localhost"], Valid::Now);
+        let mut server = Self {
+            child: None,
+            python,
+            dir,
+            port: 0,
+            authority,
+            identity,
+            password: PASSWORD.to_owned(),
+        };
+        server.mode("ok");
+        server.up(&[]);
+        Some(server)
+    }
+
+    /// Starts it with its certificate, at the port that it had.
+    fn up(&mut self, more: &[&str]) {
+        let identity = self.identity.clone();
+        self.up_with(Some(&identity), more);
+    }
+
+    fn up_with(&mut self, identity: Option<&Identity>, more: &[&str]) {
+        let mut command = Command::new(&self.python);
+        command
+            .arg(package_file("tests/it/smtp_server.py"))
+            .arg(&self.dir)
+            .args(["--port", &self.port.to_string()])
+            .args(["--user", "me@example.org", "--password", &self.password])
+            .args(more);
+        if let Some(Identity { cert, key }) = identity {
+            command.arg("--cert").arg(cert).arg("--key").arg(key);
+        }
+        let log = fs::File::create(self.dir.join("log")).unwrap();
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        self.child = Some(child);
+        self.port = line.trim().parse().unwrap();
+    }
+
+    fn down(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// What it does from now on.
+    fn mode(&self, mode: &str) {
+        // At once, or it reads half a word.
+        let new = self.dir.join("mode.new");
+        fs::write(&new, mode).unwrap();
+        fs::rename(new, self.dir.join("mode")).unwrap();
+    }
+
+    fn lines(&self, file: &str) -> Vec<Value> {
+        let text = fs::read_to_string(self.dir.join(file)).unwrap_or_default();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    /// What it took.
+    fn mails(&self) -> Vec<Value> {
+        self.lines("mails")
+    }
+
+    /// Subjects of what it took, sorted.
+    fn subjects(&self) -> Vec<String> {
+        let mut subjects: Vec<String> = self
+            .mails()
+            .iter()
+            .map(|mail| text_of(&mail["subject"]))
+            .collect();
+        subjects.sort();
+        subjects
+    }
+
+    fn wait_mails(&self, count: usize, within: Duration) -> Vec<Value> {
+        wait_until(&format!("{count} mails"), within, || {
+            let mails = self.mails();
+            if mails.len() == count {
+                Ok(mails)
+            } else {
+                Err(format!("{mails:?}; {:?}", self.lines("events")))
+            }
+        })
+    }
+
+    fn wait_stalled(&self) {
+        wait_until("the stall", PATIENCE, || {
+            let events = self.lines("events");
+            let stalled = events.iter().any(|event| event["event"] == "stalled");
+            stalled.then_some(()).ok_or_else(|| format!("{events:?}"))
+        });
+    }
+
+    /// `engine run` that mails by it, with `password`.
+    fn engine(&self, dir: &Path, password: &str) -> Engine {
+        self.engine_that(dir, password, "10m")
+    }
+
+    /// The same; an incident is over after `clear_after` without anomalies.
+    fn engine_that(&self, dir: &Path, password: &str, clear_after: &str) -> Engine {
+        let config = format!(
+            "[incidents]\nclear_after = \"{clear_after}\"\n\n[email]\nsmtp_host = \"localhost\"\nsmtp_port = {}\nsmtp_ca_file = \"{}\"\n\
+             smtp_user = \"me@example.org\"\nsmtp_password = \"{password}\"\n\
+             email_to = \"you@example.org\"\n",
+            self.port,
+            self.authority.file.display(),
+        );
+        fs::write(dir.join("vigie.toml"), config).unwrap();
+        Engine::run_with(dir, &["--mqtt", "127.0.0.1:0", "--config", "vigie.toml"])
+    }
+}
+
+impl Drop for MailServer {
+    fn drop(&mut self) {
+        self.down();
+    }
+}
+
+/// A reading that cannot be true, which is an incident at once.
+fn alarm(engine: &Engine, sensor: &str) {
+    publish(engine, sensor, 1, -127.0);
+}
+
+fn publish(engine: &Engine, sensor: &str, seq: u64, temperature: f64) {
+    let payload = format!(
+        r#"{{"id":"{sensor}","boot":"a","seq":{seq},"t":{},"temperature":{temperature}}}"#,
+        now_ms()
+    );
+    Publisher::connect(engine.mqtt(), Version::V5).publish(
+        &format!("sensors/{sensor}/reading"),
+        payload.as_bytes(),
+        false,
+    );
+}
+
+/// Attempts to mail that ended so.
+fn attempts(engine: &Engine, result: &str) -> u64 {
+    let ends = format!("result=\"{result}\"}}");
+    let metrics = engine.metrics();
+    metrics
+        .iter()
+        .filter(|(series, _)| {
+            series.starts_with("vigie_notices_total{channel=\"mail\"") && series.ends_with(&ends)
+        })
+        .map(|(_, value)| value.parse::<u64>().unwrap())
+        .sum()
+}
+
+fn wait_attempts(engine: &Engine, result: &str, within: Duration) {
+    wait_until(result, within, || match attempts(engine, result) {
+        0 => Err(format!("{:?}", engine.process.stderr())),
+        _ => Ok(()),
+    });
+}
+
+/// Waits until so many mails are delivered, put aside and waiting.
+fn settled(engine: &Engine, expected: [u64; 3]) {
+    wait_until("delivered, put aside and waiting mails", PATIENCE, || {
+        let now = [
+            attempts(engine, "delivered"),
+            attempts(engine, "undeliverable"),
+            engine.count("vigie_notices_waiting{channel=\"mail\"}"),
+        ];
+        (now == expected)
+            .then_some(())
+            .ok_or_else(|| format!("{now:?}"))
+    });
+}
+
+fn header<'a>(mail: &'a Value, name: &str) -> Vec<&'a str> {
+    let headers = mail["headers"].as_array().unwrap();
+    headers
+        .iter()
+        .filter(|header| header[0] == name)
+        .map(|header| header[1].as_str().unwrap())
+        .collect()
+}
+
+#[test]
+fn an_incident_is_a_thread_of_mails() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = MailServer::start(dir.path()) else {
+        return;
+    };
+    let mut engine = server.engine_that(dir.path(), PASSWORD, "3s");
+    alarm(&engine, "cellar:C001");
+    server.wait_mails(1, PATIENCE);
+    // Good again, for longer than it takes to believe it.
+    let mut seq = 1;
+    let mails = wait_until("the end of the incident", PATIENCE, || {
+        seq += 1;
+        publish(&engine, "cellar:C001", seq, 20.0);
+        match server.mails() {
+            mails if mails.len() == 2 => Ok(mails),
+            mails => Err(format!("{} mails", mails.len())),
+        }
+    });
+    for mail in &mails {
+        assert_eq!(mail["authenticated"], true, "{mail}");
+        assert_eq!(mail["encrypted"], true, "{mail}");
+        assert_eq!(mail["from"], "me@example.org");
+        assert_eq!(mail["to"], serde_json::json!(["you@example.org"]));
+        assert_eq!(mail["subject"], "[Vigie] cellar:C001: temperature");
+        assert_eq!(header(mail, "Auto-Submitted"), ["auto-generated"]);
+        assert!(header(mail, "Bcc").is_empty());
+    }
+    let (first, second) = (&mails[0], &mails[1]);
+    assert!(text_of(&first["body"]).contains("temperature -127 °C cannot be true"));
+    assert!(text_of(&second["body"]).contains("It is over"));
+    let root = header(first, "Message-ID");
+    assert_eq!(root.len(), 1);
+    assert_eq!(header(second, "In-Reply-To"), root);
+    assert_eq!(header(second, "References"), root);
+    assert_ne!(header(second, "Message-ID"), root);
+    settled(&engine, [2, 0, 0]);
+    engine.process.stop();
+    let said = engine.process.stderr().join("\n") + &engine.process.stdout().join("\n");
+    assert!(!said.contains(PASSWORD), "{said}");
+}
+
+#[test]
+fn tls_from_the_start_at_its_own_port() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(mut server) = MailServer::start(dir.path()) else {
+        return;
+    };
+    if std::net::TcpListener::bind(("127.0.0.1", 465)).is_err() {
+        eprintln!("skipped: port 465 is not ours to take");
+        return;
+    }
+    server.down();
+    server.port = 465;
+    server.up(&["--tls"]);
+    let mut running = server.engine(dir.path(), PASSWORD);
+    alarm(&running, "C001");
+    let mails = server.wait_mails(1, PATIENCE);
+    assert_eq!(mails[0]["encrypted"], true);
+    running.process.stop();
+}
+
+#[test]
+fn a_wrong_password_is_told_and_nothing_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = MailServer::start(dir.path()) else {
+        return;
+    };
+    let mut running = server.engine(dir.path(), "wrong");
+    alarm(&running, "C001");
+    wait_attempts(&running, "credentials", PATIENCE);
+    let said = running.process.stderr().join("\n");
+    assert!(
+        said.contains("check email.smtp_user and email.smtp_password"),
+        "{said}"
+    );
+    settled(&running, [0, 0, 1]);
+    assert!(
+        running
+            .process
+            .stdout()
+            .iter()
+            .any(|line| line.contains("C001")),
+        "the terminal does not wait for the mail"
+    );
+    // An account that is hammered gets locked.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(server.lines("events").len(), 1, "attempts to log in");
+    running.process.stop();
+
+    let args = ["mail-test", "--config", "vigie.toml"];
+    engine(dir.path(), &args).expect(1, &["check email.smtp_user"]);
+    let mut running = server.engine(dir.path(), PASSWORD);
+    server.wait_mails(1, PATIENCE);
+    let tested = engine(dir.path(), &args).expect(0, &[]);
+    assert!(tested.stdout.contains("took the mail"), "{tested:?}");
+    let mails = server.wait_mails(2, PATIENCE);
+    assert_eq!(mails[1]["subject"], "[Vigie] test");
+    running.process.stop();
+}
+
+#[test]
+fn what_is_refused_for_now_comes_again_and_what_is_refused_for_good_is_put_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = MailServer::start(dir.path()) else {
+        return;
+    };
+    let mut engine = server.engine(dir.path(), PASSWORD);
+    server.mode("451");
+    alarm(&engine, "C001");
+    wait_attempts(&engine, "unavailable", PATIENCE);
+    settled(&engine, [0, 0, 1]);
+    server.mode("550 C002");
+    server.wait_mails(1, PATIENCE);
+    alarm(&engine, "C002");
+    wait_attempts(&engine, "undeliverable", PATIENCE);
+    alarm(&engine, "C003");
+    server.wait_mails(2, PATIENCE);
+    assert_eq!(
+        server.subjects(),
+        ["[Vigie] C001: temperature", "[Vigie] C003: temperature"]
+    );
+    let aside: Vec<_> = fs::read_dir(dir.path().join("data/mail/undeliverable"))
+        .unwrap()
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert!(
+        aside.len() == 1 && aside[0].starts_with("C002-"),
+        "{aside:?}"
+    );
+    let said = engine.process.stderr().join("\n");
+    assert!(
+        said.contains("(550): never") && said.contains("it was written into"),
+        "{said}"
+    );
+    engine.process.stop();
+}
+
+#[test]
+fn after_a_stall_every_mail_gets_its_own_answer_and_the_stream_notices_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = MailServer::start(dir.path()) else {
+        return;
+    };
+    let mut engine = server.engine(dir.path(), PASSWORD);
+    server.mode("stall");
+    alarm(&engine, "C001");
+    server.wait_stalled();
+    let begun = Instant::now();
+    let published = simulate(dir.path(), &engine.door(), "--count 5000 --rate max");
+    assert_eq!(engine.ledger("stored"), published.sent + 1);
+    assert!(
+        begun.elapsed() < Duration::from_secs(8),
+        "{:?} while a mail stalls",
+        begun.elapsed()
+    );
+    // One of them is refused: its answer must not be taken for another's.
+    server.mode("550 C003");
+    for sensor in ["C012", "C013", "C003", "C014"] {
+        alarm(&engine, sensor);
+    }
+    wait_attempts(&engine, "unavailable", Duration::from_secs(35));
+    wait_attempts(&engine, "undeliverable", PATIENCE);
+    server.wait_mails(4, PATIENCE);
+    let expected = ["C001", "C012", "C013", "C014"].map(|s| format!("[Vigie] {s}: temperature"));
+    assert_eq!(server.subjects(), expected);
+    settled(&engine, [4, 1, 0]);
+    engine.process.stop();
+}
+
+#[test]
+fn a_stall_does_not_hold_up_the_end_and_the_mail_comes_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = MailServer::start(dir.path()) else {
+        return;
+    };
+    let mut engine = server.engine(dir.path(), PASSWORD);
+    server.mode("stall");
+    alarm(&engine, "C001");
+    server.wait_stalled();
+    let begun = Instant::now();
+    engine.process.signal("TERM");
+    let code = engine.process.wait(Duration::from_secs(10));
+    let took = begun.elapsed();
+    assert_eq!(code, 0, "exit code");
+    assert!(took < Duration::from_secs(5), "the shutdown took {took:?}");
+    server.mode("ok");
+    let mut engine = server.engine(dir.path(), PASSWORD);
+    server.wait_mails(1, PATIENCE);
+    engine.process.stop();
+}
+
+#[test]
+fn a_server_that_is_not_to_be_trusted_gets_neither_mail_nor_password_until_it_is_mended() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(mut server) = MailServer::start(dir.path()) else {
+        return;
+    };
+    let stranger = Authority::new(dir.path(), "stranger");
+    let host = ["localhost"];
+    let cases: [(&str, Option<Identity>, &str); 5] = [
+        (
+            "another CA",
+            Some(stranger.server("strange", &host, Valid::Now)),
+            "unknown issuer",
+        ),
+        (
+            "wrong host",
+            Some(
+                server
+                    .authority
+                    .server("elsewhere", &["mail.example"], Valid::Now),
+            ),
+            "for another host",
+        ),
+        (
+            "expired",
+            Some(server.authority.server("expired", &host, Valid::Expired)),
+            "has expired",
+        ),
+        (
+            "not yet valid",
+            Some(server.authority.server("early", &host, Valid::NotYet)),
+            "not valid yet",
+        ),
+        ("no TLS", None, "nothing is sent in the clear"),
+    ];
+    for (nth, (what, identity, words)) in cases.into_iter().enumerate() {
+        server.down();
+        server.up_with(identity.as_ref(), &[]);
+        let mut engine = server.engine(dir.path(), PASSWORD);
+        alarm(&engine, &format!("C00{nth}"));
+        wait_attempts(&engine, "unavailable", PATIENCE);
+        let said = engine.process.stderr().join("\n");
+        assert!(said.contains(words), "{what}: {said}");
+        assert_eq!(server.lines("events").len(), nth, "{what}: logins");
+        assert_eq!(server.mails().len(), nth, "{what}: mails");
+        server.down();
+        server.up(&[]);
+        server.wait_mails(nth + 1, PATIENCE);
+        engine.process.stop();
+    }
+}

@@ -1,0 +1,98 @@
+"""A mail server for tests: STARTTLS and AUTH required, or TLS from the start; it misbehaves as asked.
+
+    smtp_server.py DIR [--port N] [--cert FILE --key FILE] [--tls] --user NAME --password TEXT
+
+What it does with a mail is in DIR/mode, read anew for each: "ok"; "451" or "550" (so answered after
+the text); "550 WORD" (only if the subject holds WORD, else "ok"); "stall" (no answer after the text).
+What it takes goes into DIR/mails, what else happens into DIR/events, an object of JSON per line.
+"""
+
+import argparse
+import asyncio
+import email
+import email.policy
+import json
+import pathlib
+import ssl
+
+from aiosmtpd.smtp import SMTP, AuthResult
+
+parser = argparse.ArgumentParser()
+parser.add_argument("dir", type=pathlib.Path)
+parser.add_argument("--port", type=int, default=0)
+parser.add_argument("--cert")
+parser.add_argument("--key")
+parser.add_argument("--tls", action="store_true")
+parser.add_argument("--user", required=True)
+parser.add_argument("--password", required=True)
+args = parser.parse_args()
+
+
+def write(file, what):
+    with open(args.dir / file, "a", encoding="utf-8") as out:
+        out.write(json.dumps(what) + "\n")
+
+
+class Handler:
+    async def handle_DATA(self, server, session, envelope):
+        message = email.message_from_bytes(envelope.content, policy=email.policy.default)
+        subject = str(message["Subject"])
+        mode, _, word = (args.dir / "mode").read_text(encoding="utf-8").strip().partition(" ")
+        if word and word not in subject:
+            mode = "ok"
+        if mode == "stall":
+            write("events", {"event": "stalled", "subject": subject})
+            await asyncio.sleep(3600)
+        if mode != "ok":
+            write("events", {"event": mode, "subject": subject})
+            return mode + " not now" if mode.startswith("4") else mode + " never"
+        mail = {
+            "from": envelope.mail_from,
+            "to": envelope.rcpt_tos,
+            "authenticated": bool(session.authenticated),
+            "encrypted": session.ssl is not None or args.tls,
+            "headers": [[name, str(value)] for name, value in message.items()],
+            "subject": subject,
+            "body": message.get_content(),
+        }
+        write("mails", mail)
+        return "250 taken"
+
+
+def authenticate(server, session, envelope, mechanism, data):
+    right = (args.user.encode(), args.password.encode())
+    success = (data.login, data.password) == right
+    write("events", {"event": "auth", "success": success})
+    # Not handled: the answer is the server's own.
+    return AuthResult(success=success, handled=False)
+
+
+context = None
+if args.cert:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(args.cert, args.key)
+
+
+def factory():
+    starttls = None if args.tls else context
+    return SMTP(
+        Handler(),
+        hostname="mail.test",
+        tls_context=starttls,
+        require_starttls=starttls is not None,
+        auth_required=True,
+        auth_require_tls=not args.tls,
+        authenticator=authenticate,
+    )
+
+
+async def main():
+    encryption = context if args.tls else None
+    server = await asyncio.get_running_loop().create_server(
+        factory, "127.0.0.1", args.port, ssl=encryption
+    )
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+asyncio.run(main())
