@@ -163,7 +163,7 @@ programs() {
 # The mail server of the tests.
 mail_server() {
     local wanted=engine/tests/it/requirements.txt python=target/python/bin/python
-    if ! "$python" -m pip freeze 2>/dev/null | grep -qxFf "$wanted"; then
+    if [[ $("$python" -m pip freeze 2>/dev/null) != $(<"$wanted") ]]; then
         python3 -m venv --clear target/python || needs "Python 3 with venv"
         "$python" -m pip install -q --disable-pip-version-check -r "$wanted" ||
             needs "aiosmtpd from the Python package index"

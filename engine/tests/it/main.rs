@@ -30,6 +30,7 @@ mod mosquitto;
 mod mqtt;
 mod outages;
 mod poison;
+mod secrets;
 mod shutdown;
 mod smtp;
 mod tls;

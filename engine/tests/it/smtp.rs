@@ -83,11 +83,7 @@ impl MailServer {
             command.arg("--cert").arg(cert).arg("--key").arg(key);
         }
         let log = fs::File::create(self.dir.join("log")).unwrap();
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap())
             .read_line(&mut line)
