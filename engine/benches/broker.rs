@@ -1,5 +1,5 @@
 //! The engine behind mosquitto, durable and scored, beside a bare rumqttc subscriber that throws
-//! every message away: the same fleet, the same broker, QoS 1, everything on the same cores.
+//! every message away: the same fleet, the same broker, `QoS` 1, everything on the same cores.
 //!
 //! `cargo bench -p engine --bench broker`, with mosquitto installed; `VIGIE_BENCH_READINGS` makes it
 //! shorter or longer.
