@@ -9,11 +9,12 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use vigie_actors::alert::mail::smtp::Smtp;
 
+use crate::backtest::Backtest;
 use crate::config::{self, Loaded, Overrides};
 use crate::console::say;
 use crate::replay::Replay;
 use crate::simulate::command::Simulate;
-use crate::{demo, doctor, replay, service};
+use crate::{backtest, demo, doctor, replay, service};
 
 /// What was asked for cannot be, as it is written: exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,24 @@ enum Command {
         mail: bool,
         #[command(flatten)]
         place: Place,
+    },
+    /// Recorded data through the live detection: what it would have said, and how good that is
+    Backtest {
+        /// CSV files, or directories of them
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+        /// JSON file that says what was wrong when
+        #[arg(long, value_name = "FILE")]
+        labels: Option<PathBuf>,
+        /// Write scores here, one CSV file per input file
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// Another config file: which mails would appear or vanish
+        #[arg(long, value_name = "FILE")]
+        against: Option<PathBuf>,
+        /// Config file; without one the embedded defaults apply
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
     },
     /// Publish a fleet of simulated sensors to any MQTT broker
     Simulate(Box<Simulate>),
@@ -164,6 +183,30 @@ impl Cli {
                         speed: speed.0,
                         mail,
                         data_dir_given,
+                    },
+                )
+            }
+            Command::Backtest {
+                paths,
+                labels,
+                out,
+                against,
+                config,
+            } => {
+                let place = |config| Place {
+                    config,
+                    data_dir: None,
+                };
+                let against = against.map(|file| place(Some(file)).load(None, None));
+                let against = against.transpose()?.map(|loaded| loaded.config);
+                let config = place(config).load(None, None)?.config;
+                backtest::run(
+                    &config,
+                    &Backtest {
+                        paths,
+                        labels,
+                        out,
+                        against,
                     },
                 )
             }

@@ -1,6 +1,7 @@
 //! Vigie's engine: reads the command line, installs what is one per process, runs the command, and
 //! turns its error into an exit code.
 
+mod backtest;
 mod cli;
 mod config;
 mod console;

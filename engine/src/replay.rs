@@ -101,7 +101,7 @@ pub(crate) fn run(mut config: Config, replay: &Replay) -> anyhow::Result<()> {
 }
 
 /// A file with a single column `value` needs no declaration.
-fn declare_value(config: &mut Config, file: &Path) -> anyhow::Result<()> {
+pub(crate) fn declare_value(config: &mut Config, file: &Path) -> anyhow::Result<()> {
     let input = File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
     let mut reader = csv::ReaderBuilder::new()
         .trim(csv::Trim::All)

@@ -399,6 +399,19 @@ impl<M: Memory> Share<M> {
         Ok(silent)
     }
 
+    /// When the next sensor will be overdue that is not known to be silent yet; of those in memory.
+    pub fn overdue_ms(&self) -> Option<i64> {
+        let line = self.silence;
+        self.residents
+            .values()
+            .filter(|resident| resident.silence_told.is_none())
+            .filter_map(|resident| {
+                let heard_ms = resident.state.received_ms.max(resident.heard_ms);
+                Some(heard_ms + line.ms(resident.state.expected_gap_ms()?))
+            })
+            .min()
+    }
+
     /// Keeps the number of states in memory bounded. What the last two batches touched stays: it
     /// may not be stored yet.
     fn put_to_sleep(&mut self) {

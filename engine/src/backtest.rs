@@ -1,0 +1,220 @@
+//! `engine backtest`: what the engine would have said about recorded data, and how good that is.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow, bail};
+use vigie_actors::quantity::Catalogue;
+use vigie_actors::reading::Arrival;
+use vigie_actors::score::incident::NoticeKind;
+
+use crate::config::Config;
+use crate::console::say;
+use crate::replay::declare_value;
+use crate::source::Recording;
+
+mod labels;
+mod report;
+mod timeline;
+
+use labels::Labels;
+use report::Report;
+use timeline::{Moment, Timeline};
+
+/// What `engine backtest` was asked for.
+#[derive(Debug)]
+pub(crate) struct Backtest {
+    /// CSV files, and directories of them.
+    pub(crate) paths: Vec<PathBuf>,
+    /// What was wrong when, in truth.
+    pub(crate) labels: Option<PathBuf>,
+    /// Where one CSV file per input file goes.
+    pub(crate) out: Option<PathBuf>,
+    /// Another config to compare with.
+    pub(crate) against: Option<Config>,
+}
+
+/// A file, and what it is called in labels and output.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Input {
+    name: String,
+    path: PathBuf,
+}
+
+/// Everything that was made of one file.
+struct Seen {
+    name: String,
+    /// Rows that are no readings: their times, in order.
+    moments: Vec<Moment>,
+}
+
+/// Runs the files and prints what came of them.
+pub(crate) fn run(config: &Config, backtest: &Backtest) -> anyhow::Result<()> {
+    let inputs = inputs(&backtest.paths)?;
+    let labels = backtest.labels.as_deref().map(Labels::read).transpose()?;
+    if let Some(labels) = &labels {
+        let named = |name: &&str| !inputs.iter().any(|input| input.name == **name);
+        if let Some(unknown) = labels.files().find(named) {
+            tracing::warn!(
+                file = unknown,
+                "labels name a file that is not among those given"
+            );
+        }
+    }
+    let begun = tokio::time::Instant::now();
+    let bar = progress(inputs.len());
+    let mut report = Report::default();
+    let mut rows = 0;
+    let mut told = BTreeMap::new();
+    for input in &inputs {
+        let (seen, catalogue) = one(config, input)?;
+        rows += seen.moments.iter().filter(|moment| !moment.silent).count();
+        if let Some(out) = &backtest.out {
+            write(out, &seen, &catalogue)?;
+        }
+        if let Some(other) = &backtest.against {
+            let (before, _) = one(other, input)?;
+            told.insert(
+                input.name.clone(),
+                (alerts(&before, &catalogue), alerts(&seen, &catalogue)),
+            );
+        }
+        let truth = labels.as_ref().map(|labels| labels.of(&input.name));
+        report.add(&seen.name, &seen.moments, truth, &catalogue);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    say(report.to_string().trim_end());
+    if backtest.against.is_some() {
+        say(&report::difference(&told));
+    }
+    let took = begun.elapsed().as_secs_f64();
+    say(&format!(
+        "{} files, {rows} readings in {took:.1} s ({:.0}/s)",
+        inputs.len(),
+        rows as f64 / took.max(1e-9)
+    ));
+    Ok(())
+}
+
+fn progress(files: usize) -> indicatif::ProgressBar {
+    let style = indicatif::ProgressStyle::with_template("{bar:40} {pos}/{len} files, {eta} left");
+    let bar = indicatif::ProgressBar::new(files as u64);
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// All CSV files in `paths`, directories with everything below them, in order of their names.
+fn inputs(paths: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
+    let mut found = Vec::new();
+    for path in paths {
+        if path.is_dir() {
+            below(path, path, &mut found)?;
+        } else if path.is_file() {
+            let name = path.file_name().unwrap_or_default();
+            found.push(Input {
+                name: name.to_string_lossy().into_owned(),
+                path: path.clone(),
+            });
+        } else {
+            bail!("{}: no such file or directory", path.display());
+        }
+    }
+    if found.is_empty() {
+        bail!("no CSV file in {paths:?}; give files or directories that have some");
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn below(root: &Path, dir: &Path, found: &mut Vec<Input>) -> anyhow::Result<()> {
+    let entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_dir() {
+            below(root, &path, found)?;
+        } else if path.extension().is_some_and(|extension| extension == "csv") {
+            let name = path.strip_prefix(root).unwrap_or(&path);
+            let name = name.to_string_lossy().into_owned();
+            found.push(Input { name, path });
+        }
+    }
+    Ok(())
+}
+
+/// One file through the stages.
+fn one(config: &Config, input: &Input) -> anyhow::Result<(Seen, Arc<Catalogue>)> {
+    let mut config = config.clone();
+    declare_value(&mut config, &input.path)?;
+    let catalogue = Catalogue::build(&config.quantities, &[])
+        .map_err(|invalid| anyhow!(invalid.within("quantities")))?;
+    let catalogue = Arc::new(catalogue);
+    let file =
+        File::open(&input.path).with_context(|| format!("cannot open {}", input.path.display()))?;
+    let mut rows = Recording::new(file, &input.path, &catalogue)?;
+    let mut timeline = Timeline::new(&config, &catalogue)?;
+    let mut moments = Vec::new();
+    while let Some(arrival) = rows.next() {
+        if let Arrival::Quarantine(bad) = &arrival {
+            tracing::warn!(file = input.name, bad.topic, bad.detail, "not a reading");
+        }
+        moments.append(&mut timeline.feed(arrival)?);
+    }
+    let name = input.name.clone();
+    Ok((Seen { name, moments }, catalogue))
+}
+
+/// When a person would have been told of what.
+fn alerts(seen: &Seen, catalogue: &Catalogue) -> Vec<(i64, String)> {
+    let opened = |moment: &&Moment| moment.told == Some(NoticeKind::Opened);
+    let words = |moment: &Moment| {
+        let first = &moment.fired[0];
+        let what = vigie_actors::alert::text::sentence(first, catalogue);
+        let text = format!("{} {}: {what}", moment.sensor, first.rule.name());
+        (moment.time_ms, text)
+    };
+    seen.moments.iter().filter(opened).map(words).collect()
+}
+
+/// Writes `out`/name: one line per moment.
+fn write(out: &Path, seen: &Seen, catalogue: &Catalogue) -> anyhow::Result<()> {
+    let path = out.join(&seen.name);
+    let cannot = || format!("cannot write {}; give another --out", path.display());
+    fs::create_dir_all(path.parent().unwrap_or(out)).with_context(cannot)?;
+    let mut file = BufWriter::new(File::create(&path).with_context(cannot)?);
+    let header = "timestamp,score,episode_score,sensor,rule,quantity,observed,expected,line";
+    writeln!(file, "{header}").with_context(cannot)?;
+    for moment in &seen.moments {
+        let episode = if moment.told.is_some() {
+            moment.score
+        } else {
+            moment.score.min(BELOW)
+        };
+        let first = moment.fired.first();
+        let rule = first.map_or("", |verdict| verdict.rule.name());
+        let quantity = first
+            .and_then(|verdict| catalogue.get(verdict.quantity?))
+            .map_or("", |spec| spec.name.as_str());
+        let numbers = first.map_or_else(
+            || ",,".to_owned(),
+            |verdict| format!("{},{},{}", verdict.observed, verdict.expected, verdict.line),
+        );
+        writeln!(
+            file,
+            "{},{},{episode},{},{rule},{quantity},{numbers}",
+            report::calendar(moment.time_ms),
+            moment.score,
+            moment.sensor,
+        )
+        .with_context(cannot)?;
+    }
+    file.flush().with_context(cannot)
+}
+
+/// Just below the line: an anomaly that nobody is told of again.
+const BELOW: f32 = 0.49;

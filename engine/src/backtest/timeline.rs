@@ -1,0 +1,194 @@
+//! Recorded readings through the live stages, one at a time and without a store: what the engine
+//! would have said, and when.
+
+use std::sync::Arc;
+
+use vigie_actors::batch::{Batch, Epochs};
+use vigie_actors::quantity::Catalogue;
+use vigie_actors::reading::{Arrival, Reading};
+use vigie_actors::score::forest::Model;
+use vigie_actors::score::incident::{Incident, Notice, NoticeKind};
+use vigie_actors::score::rules::Verdict;
+use vigie_actors::score::scorer::{IncidentMemory, Kind, Scored, Scorer};
+use vigie_actors::stats::hearing::Hearing;
+use vigie_actors::stats::share::{Memory, Recalled, Resting, Share, SilenceLine};
+use vigie_actors::store;
+use vigie_wire::SensorId;
+
+use crate::config::Config;
+
+/// What the engine made of one moment of one sensor: a reading, or its silence.
+#[derive(Debug, Clone)]
+pub(crate) struct Moment {
+    pub(crate) sensor: SensorId,
+    pub(crate) time_ms: i64,
+    /// r / (1 + r): 0.5 is the line.
+    pub(crate) score: f32,
+    /// What fired, the explanation first.
+    pub(crate) fired: Vec<Verdict>,
+    /// A person would have been told now: an incident opened, or became critical.
+    pub(crate) told: Option<NoticeKind>,
+    /// Not a reading, but its absence.
+    pub(crate) silent: bool,
+}
+
+/// The stages, and the time that they have reached.
+pub(crate) struct Timeline {
+    share: Share<Nothing>,
+    scorer: Scorer<Nothing>,
+    epochs: Arc<Epochs>,
+    checked_ms: i64,
+}
+
+/// A store that has nothing.
+#[derive(Debug)]
+struct Nothing;
+
+impl Memory for Nothing {
+    fn recall(&self, _: &SensorId) -> Result<Option<Recalled>, store::Error> {
+        Ok(None)
+    }
+
+    fn knows(&self, _: &Reading) -> Result<bool, store::Error> {
+        Ok(false)
+    }
+
+    fn inventory(&self) -> Result<Vec<(SensorId, Resting)>, store::Error> {
+        Ok(Vec::new())
+    }
+}
+
+impl IncidentMemory for Nothing {
+    fn current_incidents(&self) -> Result<Vec<Incident>, store::Error> {
+        Ok(Vec::new())
+    }
+
+    fn newest_models(&self) -> Result<Vec<Model>, store::Error> {
+        Ok(Vec::new())
+    }
+}
+
+impl Timeline {
+    /// Knows nothing yet.
+    pub(crate) fn new(config: &Config, catalogue: &Arc<Catalogue>) -> anyhow::Result<Self> {
+        let silence = SilenceLine {
+            gaps: config.score.silence_intervals,
+            least_ms: config.score.silence_least.as_ms(),
+        };
+        // Of sensors that sleep in the store there is no store here.
+        let stats = vigie_actors::stats::Config {
+            max_resident: u32::MAX,
+            snapshot_every: u32::MAX,
+            ..config.stats.clone()
+        };
+        let hearing = Arc::new(Hearing::since(i64::MIN));
+        let share = Share::new(
+            (0, 1),
+            Nothing,
+            Arc::clone(catalogue),
+            stats,
+            silence,
+            Arc::clone(&hearing),
+            0,
+        )?;
+        let scorer = Scorer::new(
+            Nothing,
+            Arc::clone(catalogue),
+            config.score.clone(),
+            config.incidents.clone(),
+            hearing,
+            0,
+        )?;
+        Ok(Self {
+            share,
+            scorer,
+            epochs: Arc::new(Epochs::default()),
+            checked_ms: i64::MIN,
+        })
+    }
+
+    /// The next reading, and the silences before it. What is no reading is no moment.
+    pub(crate) fn feed(&mut self, arrival: Arrival) -> anyhow::Result<Vec<Moment>> {
+        let mut moments = Vec::new();
+        let Arrival::Reading(reading) = &arrival else {
+            return Ok(moments);
+        };
+        let now_ms = reading.order_ms;
+        if now_ms.saturating_sub(self.checked_ms) >= 1000 {
+            self.checked_ms = now_ms;
+            while let Some(due_ms) = self.share.overdue_ms().filter(|due| *due < now_ms) {
+                let before = moments.len();
+                // The live tick comes once a second.
+                let tick_ms = (due_ms.div_euclid(1000) + 1) * 1000;
+                self.step(Vec::new(), tick_ms, &mut moments)?;
+                if moments.len() == before {
+                    break;
+                }
+            }
+        }
+        self.step(vec![arrival], now_ms, &mut moments)?;
+        Ok(moments)
+    }
+
+    fn step(
+        &mut self,
+        arrivals: Vec<Arrival>,
+        now_ms: i64,
+        moments: &mut Vec<Moment>,
+    ) -> anyhow::Result<()> {
+        let (batch, _answer) = Batch::new(arrivals.into(), now_ms, &self.epochs);
+        let part = self.share.take(&batch)?;
+        let Some(scored) = self.scorer.score(vec![part])? else {
+            return Ok(());
+        };
+        collect(&scored, now_ms, moments);
+        batch.commit(vec![
+            vigie_actors::reading::Outcome::Stored;
+            batch.arrivals.len()
+        ]);
+        for job in self.scorer.take_jobs() {
+            self.scorer.install(job.run());
+        }
+        Ok(())
+    }
+}
+
+fn collect(scored: &Scored, now_ms: i64, moments: &mut Vec<Moment>) {
+    let told = |sensor: SensorId| {
+        let news = |notice: &&Notice| {
+            notice.incident.sensor == sensor && notice.kind != NoticeKind::Resolved
+        };
+        scored
+            .changes
+            .notices
+            .iter()
+            .find(news)
+            .map(|notice| notice.kind)
+    };
+    for silent in &scored.silent {
+        let ratio = silent.verdict.ratio;
+        #[allow(clippy::cast_possible_truncation, reason = "shown as f32")]
+        moments.push(Moment {
+            sensor: silent.sensor,
+            time_ms: now_ms,
+            score: (ratio / (1.0 + ratio)) as f32,
+            fired: vec![silent.verdict.clone()],
+            told: told(silent.sensor),
+            silent: true,
+        });
+    }
+    for row in &scored.readings {
+        let Some(Arrival::Reading(reading)) = scored.batch.arrivals.get(row.index as usize) else {
+            continue;
+        };
+        let enters = row.kind == Kind::Entered;
+        moments.push(Moment {
+            sensor: reading.sensor,
+            time_ms: row.time_ms,
+            score: row.score,
+            fired: row.fired.clone(),
+            told: told(reading.sensor).filter(|_| enters),
+            silent: false,
+        });
+    }
+}
