@@ -55,7 +55,13 @@ pub fn sentence(verdict: &Verdict, catalogue: &Catalogue) -> String {
             number(verdict.expected),
             number(verdict.line),
         ),
-        Rule::Range | Rule::Step | Rule::Z => {
+        Rule::Range
+        | Rule::Stuck
+        | Rule::Rate
+        | Rule::Noise
+        | Rule::Season
+        | Rule::Level
+        | Rule::Z => {
             let spec = verdict.quantity.and_then(|id| catalogue.get(id));
             let (name, unit) = spec.map_or(("value", ""), |spec| {
                 (spec.name.as_str(), spec.unit.as_str())
@@ -70,6 +76,14 @@ pub fn sentence(verdict: &Verdict, catalogue: &Catalogue) -> String {
                 Rule::Range => {
                     format!("{name} {observed} cannot be true (last good about {expected})")
                 }
+                Rule::Stuck => format!(
+                    "{name} has been {expected} for {} readings in a row (line {})",
+                    number(verdict.observed),
+                    number(verdict.line.ceil()),
+                ),
+                Rule::Noise => format!(
+                    "{name} jumps about by {observed}, usually by less than {expected} (line {line})"
+                ),
                 _ => format!(
                     "{name} {observed}, expected {expected} (line {line}, {ratio} × its distance)"
                 ),
@@ -91,7 +105,11 @@ pub const fn meaning(rule: Rule) -> &'static str {
     match rule {
         Rule::Range => "outside of what can be true, or a known error code of the sensor",
         Rule::Silence => "the sensor has stopped sending",
-        Rule::Step => "a jump away from the readings just before",
+        Rule::Stuck => "the same value over and over, for longer than ever in the last week",
+        Rule::Rate => "a jump from one reading to the next, larger than its jumps are",
+        Rule::Noise => "more restless than it has been in the last week",
+        Rule::Season => "unlike the days before at this time of day",
+        Rule::Level => "the last two hours lie apart from the last week",
         Rule::Z => "far from the sensor's own baseline",
         Rule::Forest => "unlike the readings of its group, all quantities taken together",
     }
@@ -184,7 +202,7 @@ mod tests {
 
     fn notice(kind: NoticeKind) -> Notice {
         let first = Verdict {
-            rule: Rule::Step,
+            rule: Rule::Rate,
             quantity: Some(TEMPERATURE),
             observed: 31.42,
             expected: 21.3,
@@ -216,7 +234,7 @@ mod tests {
         let catalogue = Catalogue::default();
         assert_eq!(
             line(&notice(NoticeKind::Opened), &catalogue),
-            "14:14:20  critical  C001  step: temperature 31.42 °C, expected 21.3 °C \
+            "14:14:20  critical  C001  rate: temperature 31.42 °C, expected 21.3 °C \
              (line 21.9 °C, 16.9 × its distance), since 14:13:20"
         );
         assert_eq!(
@@ -232,7 +250,7 @@ mod tests {
             "C001",
             "31.42 °C",
             "21.3 °C",
-            "step",
+            "rate",
             "2026-09-21T14:13:20Z",
             "critical",
         ] {

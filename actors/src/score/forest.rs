@@ -12,7 +12,7 @@ use vigie_wire::QuantityId;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Config;
-use crate::stats::state::Look;
+use crate::stats::channel::Look;
 
 /// Features per quantity: z, distance from the short-term expectation, step, noise.
 pub const FEATURES: usize = 4;

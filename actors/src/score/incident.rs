@@ -29,7 +29,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             clear_after: Span::secs(10 * 60),
-            cool_down: Span::secs(15 * 60),
+            cool_down: Span::secs(6 * 3600),
             forest_confirm: 5,
             forest_within: Span::secs(5 * 60),
         }
@@ -385,6 +385,7 @@ mod tests {
     fn check(events: &[(i64, Event)], expect: &[(i64, NoticeKind)]) {
         let config = Config {
             forest_confirm: 3,
+            cool_down: Span::secs(15 * 60),
             ..Config::default()
         };
         let mut incidents = Incidents::new(config, []);

@@ -4,10 +4,9 @@
 use serde::{Deserialize, Serialize};
 use vigie_wire::QuantityId;
 
-use super::Config;
 use crate::quantity::Catalogue;
+use crate::stats::channel::Look;
 use crate::stats::share::{Silence, SilenceLine};
-use crate::stats::state::Look;
 
 /// What found an anomaly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -17,8 +16,16 @@ pub enum Rule {
     Range,
     /// No reading for several expected intervals.
     Silence,
-    /// Far from the short-term expectation.
-    Step,
+    /// The same value for too long.
+    Stuck,
+    /// A jump from one reading to the next.
+    Rate,
+    /// Restless: the values jump about more than they do.
+    Noise,
+    /// Unlike the days before at this time of day.
+    Season,
+    /// The last hours lie apart from the last week.
+    Level,
     /// Far from the rolling baseline.
     Z,
     /// Unlike the readings of its group, all quantities together.
@@ -31,17 +38,25 @@ impl Rule {
         match self {
             Self::Range => "range",
             Self::Silence => "silence",
-            Self::Step => "step",
+            Self::Stuck => "stuck",
+            Self::Rate => "rate",
+            Self::Noise => "noise",
+            Self::Season => "season",
+            Self::Level => "level",
             Self::Z => "z",
             Self::Forest => "forest",
         }
     }
 
     /// All rules, in order of priority.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 9] = [
         Self::Range,
         Self::Silence,
-        Self::Step,
+        Self::Stuck,
+        Self::Rate,
+        Self::Noise,
+        Self::Season,
+        Self::Level,
         Self::Z,
         Self::Forest,
     ];
@@ -98,15 +113,19 @@ impl Verdict {
     }
 }
 
+/// Least line of the z-score, in standard deviations.
+const Z_LINE: f64 = 8.0;
+
 /// Ratio of a value that cannot be true: three times over any line.
 const IMPLAUSIBLE: f64 = 3.0;
 
-/// Judges one value. Returns the largest ratio of the rules, and adds what fired to `fired`.
+/// Judges one value, with lines `margin` times as high as measured. Returns the largest ratio of the
+/// rules, and adds what fired to `fired`.
 pub fn judge(
     look: &Look,
     time_ms: i64,
     catalogue: &Catalogue,
-    config: &Config,
+    margin: f64,
     fired: &mut Vec<Verdict>,
 ) -> f64 {
     if !look.plausible {
@@ -129,37 +148,69 @@ pub fn judge(
         return IMPLAUSIBLE;
     }
     let mut worst = 0.0_f64;
-    if look.residual_warm {
-        let ratio = look.residual_z.abs() / config.step_line;
+    let mut add = |ratio: f64, verdict: Verdict| {
         worst = worst.max(ratio);
         if ratio >= 1.0 {
-            let way = look.residual_z.signum();
-            fired.push(Verdict {
-                rule: Rule::Step,
-                quantity: Some(look.quantity),
-                observed: look.value,
-                expected: look.expected,
-                line: look.expected + way * config.step_line * look.residual_spread,
-                ratio,
-                since_ms: time_ms,
-            });
+            fired.push(verdict);
         }
+    };
+    if let Some((length, line, since_ms)) = look.stuck {
+        let line = line * margin;
+        let verdict = Verdict {
+            rule: Rule::Stuck,
+            quantity: Some(look.quantity),
+            observed: f64::from(length),
+            expected: look.value,
+            line,
+            ratio: f64::from(length) / line,
+            since_ms,
+        };
+        add(verdict.ratio, verdict);
+    }
+    let distances = [
+        (Rule::Rate, look.rate),
+        (Rule::Noise, look.rough),
+        (Rule::Season, look.season),
+        (Rule::Level, look.level),
+    ];
+    for (rule, distance) in distances {
+        let Some(mut distance) = distance else {
+            continue;
+        };
+        distance.line *= margin;
+        let ratio = distance.ratio();
+        let (observed, line) = match rule {
+            Rule::Noise => (distance.distance, distance.line),
+            _ => (
+                distance.expected + distance.distance,
+                distance.expected + distance.distance.signum() * distance.line,
+            ),
+        };
+        let verdict = Verdict {
+            rule,
+            quantity: Some(look.quantity),
+            observed,
+            expected: distance.expected,
+            line,
+            ratio,
+            since_ms: time_ms,
+        };
+        add(ratio, verdict);
     }
     if look.warm {
-        let ratio = look.z.abs() / config.z_line;
-        worst = worst.max(ratio);
-        if ratio >= 1.0 {
-            let way = look.z.signum();
-            fired.push(Verdict {
-                rule: Rule::Z,
-                quantity: Some(look.quantity),
-                observed: look.value,
-                expected: look.baseline.mean,
-                line: look.baseline.mean + way * config.z_line * look.spread,
-                ratio,
-                since_ms: look.frozen_since.unwrap_or(time_ms),
-            });
-        }
+        let line = Z_LINE.max(2.0 * look.usual_z) * margin;
+        let ratio = look.z.abs() / line;
+        let way = look.z.signum();
+        let verdict = Verdict {
+            rule: Rule::Z,
+            quantity: Some(look.quantity),
+            observed: look.value,
+            expected: look.baseline.mean,
+            line: look.baseline.mean + way * line * look.spread,
+            ratio,
+            since_ms: look.frozen_since.unwrap_or(time_ms),
+        };
+        add(ratio, verdict);
     }
     worst
 }
@@ -213,6 +264,7 @@ mod tests {
     use vigie_wire::TEMPERATURE;
 
     use super::*;
+    use crate::stats::season::Distance;
     use crate::stats::window::Moments;
 
     fn look(value: f64) -> Look {
@@ -238,22 +290,32 @@ mod tests {
             residual_z: (value - 21.2) / 0.1,
             step: 0.0,
             noise_ratio: 0.0,
+            usual_z: 2.0,
             warm: true,
             residual_warm: true,
             frozen_since: None,
             new_normal: false,
+            rate: Some(Distance {
+                expected: 21.2,
+                distance: value - 21.2,
+                scale: 0.1,
+                line: 0.6,
+            }),
+            stuck: None,
+            rough: None,
+            season: None,
+            level: None,
         }
     }
 
-    fn check(value: f64, expect: &[(Rule, Severity)]) {
+    fn judged(look: &Look, margin: f64) -> (f64, Vec<Verdict>) {
         let mut fired = Vec::new();
-        let worst = judge(
-            &look(value),
-            7,
-            &Catalogue::default(),
-            &Config::default(),
-            &mut fired,
-        );
+        let worst = judge(look, 7, &Catalogue::default(), margin, &mut fired);
+        (worst, fired)
+    }
+
+    fn check(value: f64, expect: &[(Rule, Severity)]) {
+        let (worst, fired) = judged(&look(value), 1.0);
         let got: Vec<_> = fired
             .iter()
             .map(|verdict| (verdict.rule, verdict.severity()))
@@ -266,11 +328,11 @@ mod tests {
     fn lines_and_severities() {
         check(21.2, &[]);
         check(21.7, &[]);
-        check(21.9, &[(Rule::Step, Severity::Warn)]);
-        check(22.5, &[(Rule::Step, Severity::Critical)]);
+        check(21.9, &[(Rule::Rate, Severity::Warn)]);
+        check(22.5, &[(Rule::Rate, Severity::Critical)]);
         check(
-            24.1,
-            &[(Rule::Step, Severity::Critical), (Rule::Z, Severity::Warn)],
+            25.1,
+            &[(Rule::Rate, Severity::Critical), (Rule::Z, Severity::Warn)],
         );
         check(-127.0, &[(Rule::Range, Severity::Critical)]);
         check(85.0, &[(Rule::Range, Severity::Critical)]);
@@ -278,19 +340,32 @@ mod tests {
 
     #[test]
     fn the_line_is_the_last_value_that_passes() {
-        let mut fired = Vec::new();
-        judge(
-            &look(30.0),
-            7,
-            &Catalogue::default(),
-            &Config::default(),
-            &mut fired,
-        );
+        let (_, fired) = judged(&look(30.0), 1.0);
         let lines: Vec<f64> = fired.iter().map(|verdict| verdict.line).collect();
         assert!(
-            (lines[0] - 21.8).abs() < 1e-9 && (lines[1] - 24.0).abs() < 1e-9,
+            (lines[0] - 21.8).abs() < 1e-9 && (lines[1] - 25.0).abs() < 1e-9,
             "{lines:?}"
         );
+    }
+
+    #[test]
+    fn a_smaller_budget_raises_the_lines() {
+        let (strict, _) = judged(&look(21.9), 1.0);
+        let (lenient, fired) = judged(&look(21.9), 1.9);
+        assert!(strict > 1.0 && lenient < 1.0 && fired.is_empty());
+        assert!((strict / lenient - 1.9).abs() < 1e-9);
+        // What cannot be true is not a matter of degree.
+        assert_eq!(judged(&look(85.0), 1.9).1.len(), 1);
+    }
+
+    #[test]
+    fn a_run_of_equal_values_tells_its_length_and_its_beginning() {
+        let mut look = look(21.2);
+        look.stuck = Some((30, 20.0, 3));
+        let (_, fired) = judged(&look, 1.0);
+        let stuck = &fired[0];
+        assert_eq!((stuck.rule, stuck.since_ms), (Rule::Stuck, 3));
+        assert!((stuck.ratio - 1.5).abs() < 1e-9);
     }
 
     #[test]

@@ -115,6 +115,8 @@ pub struct Scorer<M> {
     memory: M,
     catalogue: Arc<Catalogue>,
     config: Config,
+    /// See [`Config::margin`].
+    margin: f64,
     line: SilenceLine,
     groups: Vec<(Group, Rows)>,
     by_key: HashMap<GroupKey, usize, Xxh3DefaultBuilder>,
@@ -148,6 +150,7 @@ impl<M: IncidentMemory> Scorer<M> {
         let incidents = Incidents::new(incidents, memory.current_incidents()?);
         let mut scorer = Self {
             catalogue,
+            margin: config.margin(),
             config,
             line,
             groups: Vec::new(),
@@ -290,7 +293,7 @@ impl<M: IncidentMemory> Scorer<M> {
                 look,
                 reading.order_ms,
                 &self.catalogue,
-                &self.config,
+                self.margin,
                 &mut fired,
             );
             worst = worst.max(ratio);
@@ -320,7 +323,7 @@ impl<M: IncidentMemory> Scorer<M> {
     /// Puts the reading's features beside those of its group.
     fn gather(&mut self, at: usize, observed: &Observed, learn: bool) {
         let ready =
-            |look: &crate::stats::state::Look| look.plausible && look.warm && look.residual_warm;
+            |look: &crate::stats::channel::Look| look.plausible && look.warm && look.residual_warm;
         if observed.looks.is_empty() || !observed.looks.iter().all(ready) {
             return;
         }

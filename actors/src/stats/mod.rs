@@ -4,9 +4,12 @@
 //! the set of sensors that one actor owns, `hearing` tells silence from deafness.
 
 pub mod actor;
+pub mod channel;
 pub mod hearing;
 pub mod recent;
+pub mod season;
 pub mod share;
+pub mod sketch;
 pub mod state;
 pub mod window;
 

@@ -8,9 +8,10 @@ use smallvec::SmallVec;
 use vigie_wire::QuantityId;
 
 use super::Config;
+use super::channel::{Channel, Look, Pace};
 use super::recent::{Recent, Sighting};
-use super::window::{Moments, Window};
-use crate::quantity::{Catalogue, Quantity};
+use super::window::Moments;
+use crate::quantity::Catalogue;
 use crate::reading::Reading;
 
 /// Time between readings, learned as the median of the last 50.
@@ -19,6 +20,8 @@ pub struct Interval {
     last: Vec<u32>,
     next: u8,
     median_ms: u32,
+    /// Third longest of the last 50: that long a gap is nothing special.
+    common_ms: u32,
 }
 
 impl Interval {
@@ -40,184 +43,19 @@ impl Interval {
             let mut sorted: SmallVec<[u32; Self::KEPT]> = SmallVec::from_slice(&self.last);
             let middle = sorted.len() / 2;
             self.median_ms = *sorted.select_nth_unstable(middle).1;
+            let third = sorted.len() - 3;
+            self.common_ms = *sorted.select_nth_unstable(third).1;
         }
+    }
+
+    /// The longest gap that is nothing special.
+    pub fn common_ms(&self) -> i64 {
+        i64::from(self.common_ms)
     }
 
     /// The learned interval; `None` until five gaps were seen.
     pub fn expected_ms(&self) -> Option<i64> {
         (self.last.len() >= Self::ENOUGH && self.median_ms > 0).then(|| i64::from(self.median_ms))
-    }
-}
-
-/// Baseline of one quantity of one sensor.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Channel {
-    /// Last plausible value.
-    last: f64,
-    /// Exponentially weighted mean, the short-term expectation.
-    ewma: f64,
-    /// Exponentially weighted mean of squared deviations from `ewma`: the present noise.
-    noise: f64,
-    values: Window,
-    /// Deviations from `ewma`.
-    residuals: Window,
-    /// Since when values have been too far away to enter `values`.
-    frozen_since: Option<i64>,
-    /// How many readings in a row deviated from `ewma` by more than the freeze line.
-    astray: u8,
-    /// Exponentially weighted share of such readings.
-    astray_share: f64,
-}
-
-/// One value of a reading against its baseline, as it was before that value.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[allow(
-    clippy::struct_excessive_bools,
-    reason = "independent facts about one value"
-)]
-pub struct Look {
-    /// Which quantity.
-    pub quantity: QuantityId,
-    /// As measured.
-    pub value: f64,
-    /// False if it cannot be true (out of range, an error code): then the rest is as it was.
-    pub plausible: bool,
-    /// The baseline.
-    pub baseline: Moments,
-    /// Spread used for `z`: the baseline's standard deviation, not below the quantity's floor.
-    pub spread: f64,
-    /// (value − mean) / spread; 0 without a baseline.
-    pub z: f64,
-    /// Short-term expectation.
-    pub expected: f64,
-    /// Spread of deviations from `expected`, not below the floor.
-    pub residual_spread: f64,
-    /// (value − expected) / residual spread.
-    pub residual_z: f64,
-    /// Value minus the last plausible one.
-    pub step: f64,
-    /// Present noise over usual noise, as a logarithm.
-    pub noise_ratio: f64,
-    /// The baseline has enough readings to speak.
-    pub warm: bool,
-    /// Deviations have enough readings to speak (earlier than the baseline).
-    pub residual_warm: bool,
-    /// Since when the values have been away from the baseline.
-    pub frozen_since: Option<i64>,
-    /// With this value the new level became the baseline.
-    pub new_normal: bool,
-}
-
-impl Channel {
-    /// Weight of the newest value in `ewma`.
-    const ALPHA: f64 = 0.25;
-    /// Weight of the newest value in `noise` and `astray_share`.
-    const BETA: f64 = 0.1;
-    /// After so many deviations in a row the short-term expectation moves to the new level.
-    const FOLLOW: u8 = 3;
-    /// Deviations needed before `residual_z` speaks.
-    const RESIDUALS: u32 = 60;
-
-    fn new(value: f64) -> Self {
-        Self {
-            last: value,
-            ewma: value,
-            noise: 0.0,
-            values: Window::default(),
-            residuals: Window::default(),
-            frozen_since: None,
-            astray: 0,
-            astray_share: 0.0,
-        }
-    }
-
-    fn look(&self, id: QuantityId, value: f64, spec: &Quantity, seasoned: bool) -> Look {
-        let baseline = self.values.moments();
-        let spread = baseline.sd().max(spec.floor);
-        let residuals = self.residuals.moments();
-        let residual_spread = residuals.sd().max(spec.floor);
-        let z = if baseline.count < 2 {
-            0.0
-        } else {
-            (value - baseline.mean) / spread
-        };
-        Look {
-            quantity: id,
-            value,
-            plausible: spec.is_plausible(value),
-            baseline,
-            spread,
-            z,
-            expected: self.ewma,
-            residual_spread,
-            residual_z: (value - self.ewma) / residual_spread,
-            step: value - self.last,
-            noise_ratio: ((self.noise.sqrt() + 0.1 * spec.floor)
-                / (residual_spread + 0.1 * spec.floor))
-                .ln(),
-            warm: seasoned && baseline.count >= 30,
-            residual_warm: residuals.count >= Self::RESIDUALS,
-            frozen_since: self.frozen_since,
-            new_normal: false,
-        }
-    }
-
-    /// Looks at `value`, then learns from it what may be learned.
-    fn observe(
-        &mut self,
-        id: QuantityId,
-        value: f64,
-        time_ms: i64,
-        seasoned: bool,
-        spec: &Quantity,
-        config: &Config,
-    ) -> Look {
-        let pane_ms = (config.window.as_ms() / Window::PANES).max(1);
-        self.values.advance(time_ms, pane_ms);
-        self.residuals.advance(time_ms, pane_ms);
-        let mut look = self.look(id, value, spec, seasoned);
-        if !look.plausible {
-            return look;
-        }
-
-        // Long term: far values wait outside until they have stayed for `accept_after`.
-        if look.warm && look.z.abs() > config.freeze_z {
-            let since = *self.frozen_since.get_or_insert(time_ms);
-            look.frozen_since = Some(since);
-            if time_ms - since >= config.accept_after.as_ms() {
-                self.values = Window::default();
-                self.values.advance(time_ms, pane_ms);
-                self.values.push(value);
-                self.frozen_since = None;
-                look.new_normal = true;
-            }
-        } else {
-            self.frozen_since = None;
-            look.frozen_since = None;
-            self.values.push(value);
-        }
-
-        // Short term: one stray value is not followed, the third in a row is.
-        let residual = value - self.ewma;
-        let stray = look.residual_warm && look.residual_z.abs() > config.freeze_z;
-        self.astray_share += Self::BETA * (f64::from(u8::from(stray)) - self.astray_share);
-        if stray {
-            self.astray = self.astray.saturating_add(1);
-            if self.astray >= Self::FOLLOW {
-                self.ewma = value;
-            }
-            // A sensor that has become noisy for good must not be a stranger for ever.
-            if self.astray_share > 0.3 {
-                self.residuals.push(residual);
-            }
-        } else {
-            self.astray = 0;
-            self.ewma += Self::ALPHA * residual;
-            self.noise += Self::BETA * (residual * residual - self.noise);
-            self.residuals.push(residual);
-        }
-        self.last = value;
-        look
     }
 }
 
@@ -235,7 +73,7 @@ pub enum Standing {
     AskStore,
 }
 
-/// The state of one sensor. Below 4 KB with two quantities.
+/// The state of one sensor. Below 16 KB with two quantities.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SensorState {
     /// How many readings entered. The first ones in a snapshot are these three, so that a start
@@ -303,7 +141,11 @@ impl SensorState {
         self.next_s
             .filter(|seconds| *seconds > 0)
             .map(|seconds| i64::from(seconds) * 1000)
-            .or_else(|| self.interval.expected_ms())
+            .or_else(|| {
+                let learned = self.interval.expected_ms()?;
+                // Who sends now and then is not silent so soon.
+                Some(learned.max(self.interval.common_ms() / 2))
+            })
     }
 
     /// Old enough for the baseline to speak.
@@ -334,6 +176,13 @@ impl SensorState {
         self.next_s = reading.next_s;
         let skipped = self.recent.record(reading.identity, reading.order_ms);
 
+        let pace = Pace {
+            time_ms: reading.order_ms,
+            gap_ms,
+            expected_ms: expected_gap_ms,
+            seasoned,
+            age_ms: reading.order_ms - self.first_ms,
+        };
         let mut looks = SmallVec::new();
         for (id, value) in &reading.values {
             let Some(spec) = catalogue.get(*id) else {
@@ -352,7 +201,7 @@ impl SensorState {
                     continue;
                 }
             };
-            looks.push(channel.observe(*id, *value, reading.order_ms, seasoned, spec, config));
+            looks.push(channel.observe(*id, *value, pace, spec, config));
         }
         Observed {
             entered: self.entered,
@@ -392,7 +241,7 @@ impl SensorState {
     /// The baseline of one quantity, for the API and the tests.
     pub fn baseline(&self, quantity: QuantityId) -> Option<Moments> {
         let (_, channel) = self.channels.iter().find(|(id, _)| *id == quantity)?;
-        Some(channel.values.moments())
+        Some(channel.baseline())
     }
 }
 
@@ -527,7 +376,7 @@ mod tests {
         let (catalogue, config) = (Catalogue::default(), Config::default());
         let mut whole = grown(300);
         let bytes = postcard::to_allocvec(&whole).unwrap();
-        assert!(bytes.len() < 4096, "{} bytes", bytes.len());
+        assert!(bytes.len() < 16_384, "{} bytes", bytes.len());
         let mut restored: SensorState = postcard::from_bytes(&bytes).unwrap();
         assert_eq!(restored, whole);
         for n in 300..700 {

@@ -366,14 +366,14 @@ fn bad_values_are_told_with_key_value_and_fix() {
 
 #[test]
 fn all_problems_are_told_at_once() {
-    let text = "colour = 1\n[stats]\nshares = \"x\"\n[score]\nz_line = 0\n[store]\ncache = 1\n\
+    let text = "colour = 1\n[stats]\nshares = \"x\"\n[score]\nfalse_alarms_per_week = 0\n[store]\ncache = 1\n\
                 cache_mib = 0\n";
     let problems = told(text);
     let keys = [
         "colour",
         "stats.shares",
         "store.cache;",
-        "score.z_line",
+        "score.false_alarms_per_week",
         "store.cache_mib",
     ];
     assert_eq!(problems.len(), keys.len(), "{problems:#?}");

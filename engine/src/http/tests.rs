@@ -67,7 +67,7 @@ fn reading(sensor: &str, number: u64, order_ms: i64) -> (Reading, Row) {
 
 fn verdict() -> Verdict {
     Verdict {
-        rule: Rule::Step,
+        rule: Rule::Rate,
         quantity: Some(TEMPERATURE),
         observed: 31.42,
         expected: 21.3,
@@ -368,7 +368,7 @@ async fn shapes_are_exact() {
             r#"{"sensors":[{"id":"C001","last_seen":1790000011005,"expected_interval_s":10.0,"#,
             r#""readings":22,"missing":3,"temperature":21.4,"humidity":0.30000000000000004,"#,
             r#""score":0.2,"anomaly":false,"incident":{"id":"C001-1790000000001","#,
-            r#""severity":"critical","rule":"step","opened":1790000000001}},"#,
+            r#""severity":"critical","rule":"rate","opened":1790000000001}},"#,
             r#"{"id":"C002","last_seen":1790000001304,"expected_interval_s":10.0,"#,
             r#""readings":1299,"missing":0,"temperature":21.4,"humidity":0.30000000000000004,"#,
             r#""score":0.2,"anomaly":false,"incident":null},"#,
@@ -385,7 +385,7 @@ async fn shapes_are_exact() {
             .map(|anomalies| (anomalies[0].to_string(), anomalies[2].to_string())),
         Some((
             json!({
-                "t": T0 + 1, "sensor": "C001", "rule": "step", "quantity": "temperature",
+                "t": T0 + 1, "sensor": "C001", "rule": "rate", "quantity": "temperature",
                 "observed": 31.42, "expected": 21.3, "line": 21.9, "ratio": 16.87, "unit": "°C",
                 "severity": "critical", "since": T0,
                 "text": STEP,
@@ -403,7 +403,7 @@ async fn shapes_are_exact() {
     let incident = |sensor: &str, opened: i64, resolved: Value| {
         json!({
             "id": format!("{sensor}-{opened}"), "sensor": sensor, "opened": opened,
-            "resolved": resolved, "severity": "critical", "rule": "step",
+            "resolved": resolved, "severity": "critical", "rule": "rate",
             "quantity": "temperature", "anomalies": 2,
             "text": STEP,
         })

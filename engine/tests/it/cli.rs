@@ -34,20 +34,26 @@ fn check_says_ok_or_key_value_and_fix() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     assert_eq!(engine(dir, &["check"]).expect(0, &[]).stdout, "ok");
-    write(dir, "good.toml", "[score]\nz_line = 5.0\n");
+    write(dir, "good.toml", "[score]\nforest_trees = 50\n");
     engine(dir, &["check", "--config", "good.toml"]).expect(0, &[]);
     for (text, words) in [
         (
-            "[score]\nz_lime = 5.0\n",
-            ["score.z_lime", "unknown", "z_line"],
+            "[score]\nforest_tres = 50\n",
+            ["score.forest_tres", "unknown", "forest_trees"],
         ),
-        ("[score]\nz_line = 0.1\n", ["score.z_line", "0.1", "1000"]),
         (
-            "[score]\nz_line = \"six\"\n",
-            ["score.z_line", "six", "number"],
+            "[score]\nforest_trees = 1\n",
+            ["score.forest_trees", "1", "1000"],
+        ),
+        (
+            "[score]\nfalse_alarms_per_week = \"one\"\n",
+            ["score.false_alarms_per_week", "one", "number"],
         ),
         ("[stats]\nwindow = \"1y\"\n", ["stats.window", "1y", "7d"]),
-        ("[score\nz_line = 5.0\n", ["bad.toml:1:7", "not TOML", "]"]),
+        (
+            "[score\nforest_trees = 50\n",
+            ["bad.toml:1:7", "not TOML", "]"],
+        ),
         (
             "[listener]\naddr = \"0.0.0.0:1883\"\n",
             ["listener.addr", "0.0.0.0:1883", "127.0.0.1"],

@@ -67,7 +67,7 @@ impl Label {
     /// Is this anomaly the report of this fault?
     fn is_reported_by(&self, anomaly: &Value) -> bool {
         let rules: &[&str] = match self.kind.as_str() {
-            "spike" => &["step", "z"],
+            "spike" => &["rate", "noise", "z"],
             "sentinel" => &["range"],
             "dropout" => &["silence"],
             other => panic!("no such fault was asked for: {other}"),

@@ -232,7 +232,7 @@ fn assert_same(killed: &[(String, Vec<Value>)], calm: &[(String, Vec<Value>)]) {
 /// Fails at the first difference, and if there was little to compare.
 fn assert_same_results(killed: &[Vec<Value>], calm: &[Vec<Value>], sent: u64) {
     // The baseline takes some hundred readings of each sensor before it speaks.
-    let rules = ["range", "step", "z"];
+    let rules = ["range", "rate", "stuck"];
     let rules = &rules[..if sent > 20_000 { 3 } else { 2 }];
     for rule in rules {
         let told = calm.iter().filter(|result| result[2] == *rule);

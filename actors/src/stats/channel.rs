@@ -1,0 +1,426 @@
+//! One quantity of one sensor: its baselines, and how each value stands to them.
+//!
+//! Every baseline ends before the value that it judges, and does not learn from what is over its
+//! line until that has lasted: then it is the new normal.
+
+use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
+use vigie_wire::QuantityId;
+
+use super::Config;
+use super::season::{BIN_MS, Distance, Season};
+use super::sketch::Sketch;
+use super::window::{Moments, Window};
+use crate::quantity::Quantity;
+
+/// Baselines of one quantity of one sensor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Channel {
+    /// Last plausible value.
+    last: f64,
+    /// The step that led to it.
+    last_step: f64,
+    /// Plausible values so far, up to a few.
+    seen: u8,
+    /// Exponentially weighted mean, the short-term expectation.
+    ewma: f64,
+    /// Exponentially weighted mean of squared deviations from `ewma`: the present noise.
+    noise: f64,
+    /// Exponentially weighted mean of squared second differences: roughness.
+    rough: f64,
+    values: Window,
+    /// Deviations from `ewma`.
+    residuals: Window,
+    /// Since when values have been too far away to enter `values`.
+    frozen_since: Option<i64>,
+    /// How many readings in a row deviated from `ewma` by more than the freeze line.
+    astray: u8,
+    /// Exponentially weighted share of such readings.
+    astray_share: f64,
+    /// Sizes of steps.
+    steps: Sketch,
+    /// Roughness so far.
+    roughs: Sketch,
+    /// Sizes of z.
+    zs: Sketch,
+    /// Since when the roughness has been over its line.
+    rough_since: Option<i64>,
+    run: Run,
+    season: Season,
+}
+
+/// Equal values in a row.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Run {
+    /// Length of the present one, and when it began.
+    length: u32,
+    since_ms: i64,
+    /// Longest run of the week before it.
+    usual: u32,
+    /// Longest run of each of the last days, newest last, and the newest day.
+    longest: SmallVec<[u32; 7]>,
+    day: i64,
+}
+
+/// What decides beside the value itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Order time of the reading.
+    pub time_ms: i64,
+    /// Since the reading before.
+    pub gap_ms: Option<i64>,
+    /// The gap that was to be expected.
+    pub expected_ms: Option<i64>,
+    /// The sensor is old enough for `z` to speak.
+    pub seasoned: bool,
+    /// Since its first reading.
+    pub age_ms: i64,
+}
+
+impl Pace {
+    /// Lines are this much higher while the history is shorter than the week that they stand on.
+    fn young(&self) -> f64 {
+        let week = (7 * 144 * BIN_MS) as f64;
+        1.0 + YOUNG * (1.0 - self.age_ms as f64 / week).max(0.0)
+    }
+}
+
+const YOUNG: f64 = 0.4;
+
+/// One value of a reading against its baselines, as they were before that value.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "independent facts about one value"
+)]
+pub struct Look {
+    /// Which quantity.
+    pub quantity: QuantityId,
+    /// As measured.
+    pub value: f64,
+    /// False if it cannot be true (out of range, an error code): then the rest is as it was.
+    pub plausible: bool,
+    /// The baseline.
+    pub baseline: Moments,
+    /// Spread used for `z`: the baseline's standard deviation, not below the quantity's floor.
+    pub spread: f64,
+    /// (value − mean) / spread; 0 without a baseline.
+    pub z: f64,
+    /// Short-term expectation.
+    pub expected: f64,
+    /// Spread of deviations from `expected`, not below the floor.
+    pub residual_spread: f64,
+    /// (value − expected) / residual spread.
+    pub residual_z: f64,
+    /// Value minus the last plausible one.
+    pub step: f64,
+    /// Present noise over usual noise, as a logarithm.
+    pub noise_ratio: f64,
+    /// Size that `z` hardly ever exceeds.
+    pub usual_z: f64,
+    /// The baseline has enough readings to speak.
+    pub warm: bool,
+    /// Deviations have enough readings to speak (earlier than the baseline).
+    pub residual_warm: bool,
+    /// Since when the values have been away from the baseline.
+    pub frozen_since: Option<i64>,
+    /// With this value the new level became the baseline.
+    pub new_normal: bool,
+    /// Step against the usual sizes of steps.
+    pub rate: Option<Distance>,
+    /// Equal values in a row: how many, how many would be too many, since when.
+    pub stuck: Option<(u32, f64, i64)>,
+    /// Roughness (root mean square of second differences) against the usual one.
+    pub rough: Option<Distance>,
+    /// Against the time of day.
+    pub season: Option<Distance>,
+    /// The last hours against the last week.
+    pub level: Option<Distance>,
+}
+
+impl Channel {
+    /// Weight of the newest value in `ewma`.
+    const ALPHA: f64 = 0.25;
+    /// Weight of the newest value in `noise` and `astray_share`.
+    const BETA: f64 = 0.1;
+    /// After so many deviations in a row the short-term expectation moves to the new level.
+    const FOLLOW: u8 = 3;
+    /// Deviations needed before `residual_z` speaks.
+    const RESIDUALS: u32 = 60;
+    /// Steps needed before the rate speaks; twice as many before the roughness does.
+    const STEPS: f64 = 36.0;
+    /// Roughness is that of this time, or of six readings if that is longer.
+    const ROUGH_MS: f64 = 3_600_000.0;
+    /// Roughness over its line for this long is the new normal.
+    const ROUGH_ACCEPT_MS: i64 = 12 * 3_600_000;
+
+    /// Knows nothing but `value`.
+    pub fn new(value: f64) -> Self {
+        Self {
+            last: value,
+            last_step: 0.0,
+            seen: 0,
+            ewma: value,
+            noise: 0.0,
+            rough: 0.0,
+            values: Window::default(),
+            residuals: Window::default(),
+            frozen_since: None,
+            astray: 0,
+            astray_share: 0.0,
+            steps: Sketch::default(),
+            roughs: Sketch::default(),
+            zs: Sketch::default(),
+            rough_since: None,
+            run: Run::default(),
+            season: Season::default(),
+        }
+    }
+
+    /// The rolling baseline.
+    pub fn baseline(&self) -> Moments {
+        self.values.moments()
+    }
+
+    /// Looks at `value`, and learns nothing.
+    pub fn look(&self, id: QuantityId, value: f64, spec: &Quantity, seasoned: bool) -> Look {
+        let baseline = self.values.moments();
+        let spread = baseline.sd().max(spec.floor);
+        let residuals = self.residuals.moments();
+        let residual_spread = residuals.sd().max(spec.floor);
+        let z = if baseline.count < 2 {
+            0.0
+        } else {
+            (value - baseline.mean) / spread
+        };
+        Look {
+            quantity: id,
+            value,
+            plausible: spec.is_plausible(value),
+            baseline,
+            spread,
+            z,
+            expected: self.ewma,
+            residual_spread,
+            residual_z: (value - self.ewma) / residual_spread,
+            step: value - self.last,
+            noise_ratio: ((self.noise.sqrt() + 0.1 * spec.floor)
+                / (residual_spread + 0.1 * spec.floor))
+                .ln(),
+            usual_z: self.zs.quantile(0.998),
+            warm: seasoned && baseline.count >= 30,
+            residual_warm: residuals.count >= Self::RESIDUALS,
+            frozen_since: self.frozen_since,
+            new_normal: false,
+            rate: None,
+            stuck: None,
+            rough: None,
+            season: None,
+            level: None,
+        }
+    }
+
+    /// Looks at `value`, then learns from it what may be learned.
+    pub fn observe(
+        &mut self,
+        id: QuantityId,
+        value: f64,
+        pace: Pace,
+        spec: &Quantity,
+        config: &Config,
+    ) -> Look {
+        let time_ms = pace.time_ms;
+        let pane_ms = (config.window.as_ms() / Window::PANES).max(1);
+        self.values.advance(time_ms, pane_ms);
+        self.residuals.advance(time_ms, pane_ms);
+        let mut look = self.look(id, value, spec, pace.seasoned);
+        if !look.plausible {
+            return look;
+        }
+        // What is small beside the swings of a week means nothing, whatever the unit.
+        let floor = spec.floor.max(0.05 * self.season.spread());
+        self.stuck(&mut look, pace);
+        self.fast(&mut look, pace, floor);
+        let slow = self.season.observe(value, time_ms, 3.0 * floor);
+        look.season = slow.season;
+        look.level = slow.level;
+        self.long_term(&mut look, time_ms, pane_ms, config);
+        self.short_term(&look, config);
+        self.last = value;
+        self.last_step = look.step;
+        self.seen = self.seen.saturating_add(1);
+        look
+    }
+
+    fn stuck(&mut self, look: &mut Look, pace: Pace) {
+        let day = pace.time_ms.div_euclid(144 * BIN_MS);
+        #[allow(clippy::float_cmp, reason = "stuck means the very same number")]
+        if self.seen > 0 && look.value == self.last {
+            self.run.length += 1;
+        } else {
+            self.run.end(day);
+            self.run.length = 1;
+            self.run.since_ms = pace.time_ms;
+        }
+        if let Some(line) = self.run.line(pace.time_ms) {
+            look.stuck = Some((self.run.length, line * pace.young(), self.run.since_ms));
+        }
+    }
+
+    /// Steps and roughness: from reading to reading.
+    fn fast(&mut self, look: &mut Look, pace: Pace, floor: f64) {
+        if self.seen == 0 {
+            return;
+        }
+        let day = pace.time_ms.div_euclid(144 * BIN_MS);
+        self.steps.advance(day);
+        self.roughs.advance(day);
+        let expected_ms = pace.expected_ms.unwrap_or(BIN_MS).max(1) as f64;
+        // After a pause a larger step is no news: it grows like the root of the time.
+        let pauses = pace.gap_ms.unwrap_or(0) as f64 / expected_ms;
+        let patience = if pauses > 1.5 { pauses.sqrt() } else { 1.0 };
+        let mut strange = false;
+        if self.steps.weight() >= Self::STEPS {
+            let usual = (1.4826 * self.steps.quantile(0.5)).max(floor);
+            let line =
+                (6.0 * usual).max(1.5 * self.steps.quantile(0.998)) * patience * pace.young();
+            let rate = Distance {
+                expected: self.last,
+                distance: look.step,
+                scale: usual,
+                line,
+            };
+            strange = rate.ratio() >= 1.0;
+            look.rate = Some(rate);
+        }
+        if patience > 1.0 {
+            return;
+        }
+        // A single spike is two steps: they do not move the quantile, what comes daily does.
+        #[allow(clippy::cast_possible_truncation, reason = "a weight from 0 to 1")]
+        let weight = (self.steps.weight() / 2_000.0).min(0.5) as f32;
+        self.steps
+            .push(look.step.abs(), if strange { weight } else { 1.0 });
+        if self.seen < 2 {
+            return;
+        }
+        let bend = look.step - self.last_step;
+        let weight = (expected_ms / Self::ROUGH_MS).min(1.0 / 6.0);
+        self.rough += weight * (bend * bend - self.rough);
+        let rough = self.rough.sqrt();
+        let mut over = false;
+        if self.roughs.weight() >= 2.0 * Self::STEPS {
+            let usual = self.roughs.quantile(0.99);
+            let line = (2.5 * usual).max(4.0 * floor) / 1.5 * pace.young();
+            over = rough >= line;
+            look.rough = Some(Distance {
+                expected: usual,
+                distance: rough,
+                scale: usual,
+                line,
+            });
+        }
+        self.rough_since = over.then(|| self.rough_since.unwrap_or(pace.time_ms));
+        let lasted = |since: i64| pace.time_ms - since >= Self::ROUGH_ACCEPT_MS;
+        let learned = self.rough_since.is_none_or(lasted);
+        self.roughs.push(rough, if learned { 1.0 } else { 0.1 });
+    }
+
+    /// Far values wait outside of the baseline until they have stayed for `accept_after`.
+    fn long_term(&mut self, look: &mut Look, time_ms: i64, pane_ms: i64, config: &Config) {
+        if look.warm {
+            self.zs.advance(time_ms.div_euclid(144 * BIN_MS));
+            let lasted = |since: i64| time_ms - since >= config.accept_after.as_ms() / 2;
+            let learned = self.frozen_since.is_none_or(lasted);
+            self.zs.push(look.z.abs(), if learned { 1.0 } else { 0.1 });
+        }
+        if look.warm && look.z.abs() > config.freeze_z {
+            let since = *self.frozen_since.get_or_insert(time_ms);
+            look.frozen_since = Some(since);
+            if time_ms - since >= config.accept_after.as_ms() {
+                self.values = Window::default();
+                self.values.advance(time_ms, pane_ms);
+                self.values.push(look.value);
+                self.frozen_since = None;
+                look.new_normal = true;
+            }
+        } else {
+            self.frozen_since = None;
+            look.frozen_since = None;
+            self.values.push(look.value);
+        }
+    }
+
+    /// One stray value is not followed, the third in a row is.
+    fn short_term(&mut self, look: &Look, config: &Config) {
+        let residual = look.value - self.ewma;
+        let stray = look.residual_warm && look.residual_z.abs() > config.freeze_z;
+        self.astray_share += Self::BETA * (f64::from(u8::from(stray)) - self.astray_share);
+        if stray {
+            self.astray = self.astray.saturating_add(1);
+            if self.astray >= Self::FOLLOW {
+                self.ewma = look.value;
+            }
+            // A sensor that has become noisy for good must not be a stranger for ever.
+            if self.astray_share > 0.3 {
+                self.residuals.push(residual);
+            }
+        } else {
+            self.astray = 0;
+            self.ewma += Self::ALPHA * residual;
+            self.noise += Self::BETA * (residual * residual - self.noise);
+            self.residuals.push(residual);
+        }
+    }
+}
+
+impl Run {
+    /// Runs shorter than this say nothing, however short they usually are.
+    const LEAST: f64 = 14.0;
+    const LEAST_MS: i64 = 2 * 3_600_000;
+    /// Over the usual longest one.
+    const FACTOR: f64 = 1.75;
+
+    /// The present run is over.
+    fn end(&mut self, day: i64) {
+        if self.longest.is_empty() {
+            self.longest.push(0);
+            self.day = day;
+        }
+        while self.day < day {
+            self.day = if day - self.day > 7 {
+                day
+            } else {
+                self.day + 1
+            };
+            if self.longest.len() == 7 {
+                self.longest.remove(0);
+            }
+            self.longest.push(0);
+        }
+        // One that was over its line raises the next line to itself, not beyond.
+        let most = f64::from(self.usual.max(8)) * Self::FACTOR;
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a length"
+        )]
+        let length = if f64::from(self.length) > most {
+            (f64::from(self.length) / Self::FACTOR) as u32
+        } else {
+            self.length
+        };
+        if let Some(today) = self.longest.last_mut() {
+            *today = (*today).max(length);
+        }
+        self.usual = self.longest.iter().copied().max().unwrap_or(0);
+    }
+
+    /// How many equal values in a row are too many; `None` while nothing can be said.
+    fn line(&self, now_ms: i64) -> Option<f64> {
+        if self.longest.is_empty() || now_ms - self.since_ms < Self::LEAST_MS {
+            return None;
+        }
+        Some((f64::from(self.usual) * Self::FACTOR).max(Self::LEAST))
+    }
+}

@@ -1,0 +1,400 @@
+//! What is usual at this time of day, and over the last week: means of ten minutes, by time of day
+//! for seven days. Slow rules live on them, whatever the pace of the sensor.
+
+use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
+
+use super::sketch::Sketch;
+use super::window::Window;
+
+/// Length of a bin.
+pub const BIN_MS: i64 = 600_000;
+const BINS_PER_DAY: i64 = 144;
+const DAYS: usize = 7;
+/// Bins on each side whose means tell what is usual at a time of day.
+const AROUND: i64 = 3;
+/// Residuals whose median is the offset of the day: twelve hours.
+const OFFSET_BINS: usize = 72;
+/// The newest residuals say nothing about the offset yet: an hour.
+const LAG: usize = 6;
+/// Bins of the short mean that is compared with the week: two hours.
+const SHORT_BINS: i64 = 12;
+
+/// How the present stands to the time of day and to the week.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Slow {
+    /// Distance from what is usual at this time of day.
+    pub season: Option<Distance>,
+    /// Distance of the last two hours from the last week.
+    pub level: Option<Distance>,
+}
+
+/// How far something is from what is usual.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Distance {
+    /// What was to be expected, in the quantity's unit.
+    pub expected: f64,
+    /// Signed distance, in the quantity's unit.
+    pub distance: f64,
+    /// Usual size of such a distance.
+    pub scale: f64,
+    /// Distance that is at the line.
+    pub line: f64,
+}
+
+impl Distance {
+    /// Observed over line.
+    pub fn ratio(&self) -> f64 {
+        self.distance.abs() / self.line
+    }
+}
+
+/// The slow memory of one quantity of one sensor.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Season {
+    /// Number of the open bin: time ÷ its length.
+    bin: i64,
+    count: u32,
+    sum: f64,
+    /// Means of closed bins: `DAYS` × `BINS_PER_DAY`, oldest day first;
+    /// [`EMPTY`] where there is none. Grows day by day.
+    table: Vec<f32>,
+    /// Day of the newest row of `table`.
+    day: i64,
+    /// What is usual at the open bin's time of day.
+    expected: Option<f64>,
+    /// Closed bins of the last hours: number and mean.
+    recent: SmallVec<[(i64, f32); 12]>,
+    /// Residuals (mean minus expected) of the last bins, oldest first.
+    residuals: Vec<f32>,
+    /// Their median.
+    offset: f64,
+    /// Residual of the bin before, offset taken off.
+    before: Option<(i64, f32)>,
+    /// Sizes of residuals, offset taken off.
+    sizes: Sketch,
+    /// Sizes of z.
+    zs: Sketch,
+    scale: f64,
+    usual_z: f64,
+    /// Bins of the last week.
+    week: Window,
+    /// Since when the slow rules have been over their lines.
+    away_since: Option<i64>,
+}
+
+/// In place of a mean that there is not.
+const EMPTY: f32 = f32::INFINITY;
+
+/// Lines of the slow rules.
+const SEASON_WEIGHT: f64 = 1.2;
+const LEVEL_LINE: f64 = 4.7;
+/// A level shift that lasts this long is the new normal for the statistics.
+const ACCEPT_MS: i64 = 12 * 3_600_000;
+
+impl Season {
+    /// Takes in a value of `time_ms`; `floor`: the smallest distance that means anything.
+    pub fn observe(&mut self, value: f64, time_ms: i64, floor: f64) -> Slow {
+        let bin = time_ms.div_euclid(BIN_MS);
+        if self.count > 0 && bin > self.bin {
+            self.close(floor);
+        }
+        if self.count == 0 {
+            self.open(bin);
+        }
+        self.count += 1;
+        self.sum += value;
+        self.look(floor)
+    }
+
+    /// Spread of the last week's means; 0 without a day of them.
+    pub fn spread(&self) -> f64 {
+        let week = self.week.moments();
+        if i64::from(week.count) < BINS_PER_DAY {
+            return 0.0;
+        }
+        week.sd()
+    }
+
+    /// What a value of `time_ms` would look like; nothing is learned.
+    pub fn look(&self, floor: f64) -> Slow {
+        if self.count == 0 {
+            return Slow::default();
+        }
+        let mean = self.sum / f64::from(self.count);
+        Slow {
+            season: self.season(mean, floor),
+            level: self.level(mean, floor),
+        }
+    }
+
+    fn season(&self, mean: f64, floor: f64) -> Option<Distance> {
+        let expected = self.expected? + self.offset;
+        if self.sizes.weight() < 72.0 {
+            return None;
+        }
+        let now = mean - expected;
+        // Two bins: a single one may be anything.
+        let distance = match self.before {
+            Some((bin, before)) if bin == self.bin - 1 => f64::midpoint(now, f64::from(before)),
+            _ => now,
+        };
+        let scale = self.scale.max(floor);
+        let line = (1.6 * self.usual_z).max(5.0) / SEASON_WEIGHT;
+        Some(Distance {
+            expected,
+            distance,
+            scale,
+            line: line * scale,
+        })
+    }
+
+    fn level(&self, mean: f64, floor: f64) -> Option<Distance> {
+        let week = self.week.moments();
+        if i64::from(week.count) < BINS_PER_DAY {
+            return None;
+        }
+        let recent = self
+            .recent
+            .iter()
+            .filter(|(bin, _)| *bin > self.bin - SHORT_BINS);
+        let (mut sum, mut count) = (mean, 1.0);
+        for (_, mean) in recent {
+            sum += f64::from(*mean);
+            count += 1.0;
+        }
+        if count < 3.0 {
+            return None;
+        }
+        let scale = week.sd().max(floor);
+        Some(Distance {
+            expected: week.mean,
+            distance: sum / count - week.mean,
+            scale,
+            line: LEVEL_LINE * scale,
+        })
+    }
+
+    fn open(&mut self, bin: i64) {
+        self.bin = bin;
+        self.expected = self.usual(bin);
+    }
+
+    /// Learns the open bin.
+    fn close(&mut self, floor: f64) {
+        let mean = self.sum / f64::from(self.count);
+        let slow = self.look(floor);
+        let (bin, day) = (self.bin, self.bin.div_euclid(BINS_PER_DAY));
+        let over = |distance: Option<Distance>| distance.is_some_and(|d| d.ratio() >= 1.0);
+        let away = over(slow.season) || over(slow.level);
+        let since = away.then(|| self.away_since.unwrap_or(bin));
+        self.away_since = since;
+        // What is over a line waits outside, until it has lasted.
+        let learn = since.is_none_or(|since| (bin - since) * BIN_MS >= ACCEPT_MS);
+
+        if let Some(expected) = self.expected {
+            let residual = mean - expected;
+            let own = residual - self.offset;
+            self.sizes.advance(day);
+            self.zs.advance(day);
+            // What comes back day by day is usual: the beginning of it counts, though for less.
+            let begins = since.is_some_and(|since| bin - since < 6);
+            let weight = if learn {
+                1.0
+            } else if begins {
+                0.5
+            } else {
+                0.0
+            };
+            if weight > 0.0 {
+                self.sizes.push(own.abs(), weight);
+                if let Some(season) = slow.season {
+                    let z = (season.distance / season.scale).abs();
+                    self.zs.push(z, weight);
+                }
+                self.scale = self.sizes.quantile(0.68);
+                self.usual_z = if self.zs.weight() < BINS_PER_DAY as f64 {
+                    4.0
+                } else {
+                    self.zs.quantile(0.995)
+                };
+            }
+            #[allow(clippy::cast_possible_truncation, reason = "means are kept as f32")]
+            {
+                self.before = Some((bin, own as f32));
+                if self.residuals.len() == OFFSET_BINS + LAG {
+                    self.residuals.remove(0);
+                }
+                self.residuals.push(residual as f32);
+            }
+            let settled = self.residuals.len().saturating_sub(LAG);
+            if settled >= 12 {
+                self.offset = median(&self.residuals[..settled]);
+            }
+        }
+        self.week.advance(bin, BINS_PER_DAY * 7 / Window::PANES);
+        if learn {
+            self.week.push(mean);
+        }
+        self.recent
+            .retain(|(other, _)| *other > bin - SHORT_BINS + 1);
+        #[allow(clippy::cast_possible_truncation, reason = "means are kept as f32")]
+        let mean = mean as f32;
+        self.recent.push((bin, mean));
+        self.put(bin, mean);
+        self.count = 0;
+        self.sum = 0.0;
+    }
+
+    fn put(&mut self, bin: i64, mean: f32) {
+        let day = bin.div_euclid(BINS_PER_DAY);
+        let width = usize::try_from(BINS_PER_DAY).unwrap_or(1);
+        if self.table.is_empty() {
+            self.day = day;
+            self.table = vec![EMPTY; width];
+        }
+        // Days without any reading are empty rows.
+        let missing = day - self.day;
+        if missing >= 7 {
+            self.table = vec![EMPTY; width];
+            self.day = day;
+        }
+        while self.day < day {
+            self.day += 1;
+            if self.table.len() == DAYS * width {
+                self.table.drain(..width);
+            }
+            self.table.extend(std::iter::repeat_n(EMPTY, width));
+        }
+        let row = self.table.len() - width;
+        let slot = usize::try_from(bin.rem_euclid(BINS_PER_DAY)).unwrap_or(0);
+        self.table[row + slot] = mean;
+    }
+
+    /// Median over the days before of the mean around this time of day.
+    fn usual(&self, bin: i64) -> Option<f64> {
+        let width = BINS_PER_DAY;
+        let rows = i64::try_from(self.table.len()).unwrap_or(0) / width;
+        let today = bin.div_euclid(width);
+        let mut days: SmallVec<[f32; DAYS]> = SmallVec::new();
+        for back in 1..=7 {
+            let centre = bin - back * width;
+            let (mut sum, mut count) = (0.0_f32, 0.0_f32);
+            for near in centre - AROUND..=centre + AROUND {
+                let row = rows - 1 - (self.day - near.div_euclid(width));
+                if row < 0 || row >= rows {
+                    continue;
+                }
+                let at = row * width + near.rem_euclid(width);
+                let mean = usize::try_from(at).ok().and_then(|at| self.table.get(at));
+                if let Some(mean) = mean.filter(|mean| mean.is_finite()) {
+                    sum += mean;
+                    count += 1.0;
+                }
+            }
+            if count > 0.0 && today - back >= self.day - 7 {
+                days.push(sum / count);
+            }
+        }
+        if days.is_empty() {
+            return None;
+        }
+        Some(median(&days))
+    }
+}
+
+fn median(numbers: &[f32]) -> f64 {
+    let mut sorted: SmallVec<[f32; 80]> = SmallVec::from_slice(numbers);
+    let middle = sorted.len() / 2;
+    let (below, at, _) = sorted.select_nth_unstable_by(middle, f32::total_cmp);
+    let upper = *at;
+    if numbers.len() % 2 == 1 {
+        return f64::from(upper);
+    }
+    let lower = below.iter().copied().fold(f32::MIN, f32::max);
+    f64::from(f32::midpoint(lower, upper))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FLOOR: f64 = 0.3;
+
+    /// A day's wave of 2 °C around 20, and a little noise that needs no generator.
+    fn wave(bin: i64) -> f64 {
+        let noise = [0.0, 0.05, -0.04, 0.02, -0.06, 0.03, 0.01][bin.rem_euclid(7) as usize];
+        let turn = bin as f64 / BINS_PER_DAY as f64 * std::f64::consts::TAU;
+        20.0 + 2.0 * turn.sin() + noise
+    }
+
+    /// A season after `days` days of readings every ten minutes.
+    fn grown(days: i64) -> Season {
+        let mut season = Season::default();
+        for bin in 0..days * BINS_PER_DAY {
+            season.observe(wave(bin), bin * BIN_MS, FLOOR);
+        }
+        season
+    }
+
+    #[test]
+    fn a_day_like_the_others_is_usual_and_one_out_of_phase_is_not() {
+        let mut season = grown(8);
+        let (first, half) = (8 * BINS_PER_DAY, BINS_PER_DAY / 2);
+        let mut usual = season.clone();
+        for bin in first..first + BINS_PER_DAY {
+            let slow = usual.observe(wave(bin), bin * BIN_MS, FLOOR);
+            let ratio = slow.season.unwrap().ratio();
+            assert!(ratio < 0.5, "bin {bin}: {ratio}");
+            assert!(slow.level.unwrap().ratio() < 0.7);
+        }
+        let worst = (first..first + half)
+            .map(|bin| {
+                let slow = season.observe(wave(bin + half), bin * BIN_MS, FLOOR);
+                slow.season.unwrap().ratio()
+            })
+            .fold(0.0, f64::max);
+        assert!(worst > 1.0, "{worst}");
+    }
+
+    #[test]
+    fn an_offset_of_the_whole_day_is_weather_but_a_shift_is_a_level() {
+        let mut season = grown(8);
+        let first = 8 * BINS_PER_DAY;
+        let mut level = 0.0_f64;
+        for bin in first..first + 12 {
+            let slow = season.observe(wave(bin) + 9.0, bin * BIN_MS, FLOOR);
+            level = level.max(slow.level.unwrap().ratio());
+        }
+        assert!(level > 1.0, "{level}");
+    }
+
+    #[test]
+    fn the_pace_of_the_sensor_does_not_matter() {
+        let (mut slow, mut fast) = (Season::default(), Season::default());
+        for bin in 0..3 * BINS_PER_DAY {
+            slow.observe(wave(bin), bin * BIN_MS, FLOOR);
+            for tenth in 0..10 {
+                let time_ms = bin * BIN_MS + tenth * BIN_MS / 10;
+                fast.observe(wave(bin), time_ms, FLOOR);
+            }
+        }
+        let (slow, fast) = (slow.look(FLOOR), fast.look(FLOOR));
+        let close = |a: Option<Distance>, b: Option<Distance>| {
+            (a.unwrap().ratio() - b.unwrap().ratio()).abs() < 1e-3
+        };
+        assert!(close(slow.season, fast.season) && close(slow.level, fast.level));
+    }
+
+    #[test]
+    fn pauses_leave_holes_and_a_week_of_them_begins_anew() {
+        let mut season = grown(3);
+        let later = 6 * BINS_PER_DAY + 5;
+        season.observe(20.0, later * BIN_MS, FLOOR);
+        assert!(season.expected.is_some(), "three days are remembered");
+        let much_later = 30 * BINS_PER_DAY;
+        season.observe(20.0, much_later * BIN_MS, FLOOR);
+        season.observe(20.0, (much_later + 1) * BIN_MS, FLOOR);
+        assert_eq!(season.expected, None);
+    }
+}

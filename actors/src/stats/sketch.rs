@@ -1,0 +1,173 @@
+//! Quantiles of the sizes of numbers over the last days, in constant memory: a histogram with
+//! logarithmic buckets (the idea of Masson, Rim and Lee, "`DDSketch`", VLDB 2019), whose weights
+//! fade day by day.
+
+use serde::{Deserialize, Serialize};
+
+/// Histogram of sizes (numbers ≥ 0).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sketch {
+    /// The day of the last [`Sketch::advance`].
+    day: i64,
+    /// Weight of the numbers that are zero, or too small beside the largest.
+    zeros: f32,
+    /// Number of the bucket that `weights` begins with.
+    first: i32,
+    weights: Vec<f32>,
+    total: f32,
+}
+
+impl Sketch {
+    /// Buckets per doubling: a quantile is right within 6 %.
+    const PER_DOUBLING: f64 = 6.0;
+    /// Buckets kept: sizes from the largest down to a 65,000th of it.
+    const KEPT: i32 = 96;
+    /// After so many days the weight of a number has faded to 1/e.
+    const DAYS: f64 = 7.0;
+
+    /// Moves on to `day`; what is older weighs less.
+    pub fn advance(&mut self, day: i64) {
+        if self.total > 0.0 && day > self.day {
+            #[allow(clippy::cast_possible_truncation, reason = "a factor from 0 to 1")]
+            let fade = (-((day - self.day) as f64) / Self::DAYS).exp() as f32;
+            self.zeros *= fade;
+            self.total *= fade;
+            for weight in &mut self.weights {
+                *weight *= fade;
+            }
+        }
+        self.day = self.day.max(day);
+    }
+
+    /// Takes in the size of a finite number; with a weight below 1 it counts for less.
+    pub fn push(&mut self, size: f64, weight: f32) {
+        self.total += weight;
+        if size <= f64::from(f32::MIN_POSITIVE) {
+            self.zeros += weight;
+            return;
+        }
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "the logarithm of a finite number"
+        )]
+        let bucket = (size.log2() * Self::PER_DOUBLING).floor() as i32;
+        if self.weights.is_empty() {
+            self.first = bucket;
+        }
+        if bucket < self.first {
+            let room = Self::KEPT - len(&self.weights);
+            let lower = self.first - bucket;
+            if lower > room {
+                self.zeros += weight;
+                return;
+            }
+            let lower = usize::try_from(lower).unwrap_or(0);
+            self.weights.splice(0..0, std::iter::repeat_n(0.0, lower));
+            self.first = bucket;
+        }
+        let above = bucket - self.first - Self::KEPT + 1;
+        if above > 0 {
+            // The smallest ones lose their place.
+            let gone = usize::try_from(above).unwrap_or(0).min(self.weights.len());
+            self.zeros += self.weights.drain(..gone).sum::<f32>();
+            self.first = if self.weights.is_empty() {
+                bucket
+            } else {
+                self.first + above
+            };
+        }
+        let at = usize::try_from(bucket - self.first).unwrap_or(0);
+        if at >= self.weights.len() {
+            self.weights.resize(at + 1, 0.0);
+        }
+        self.weights[at] += weight;
+    }
+
+    /// How much is in it: numbers of today count 1, older ones less.
+    pub fn weight(&self) -> f64 {
+        f64::from(self.total)
+    }
+
+    /// The size that a share `q` (from 0 to 1) of the numbers does not exceed; 0 without any.
+    pub fn quantile(&self, q: f64) -> f64 {
+        #[allow(clippy::cast_possible_truncation, reason = "a share")]
+        let mut above = (1.0 - q) as f32 * self.total;
+        for (index, weight) in self.weights.iter().enumerate().rev() {
+            if *weight > above {
+                // Between the bounds of the bucket, by how much of it lies above.
+                let inside = 1.0 - f64::from(above / weight);
+                let bucket = f64::from(self.first) + index as f64;
+                let exponent = (bucket + inside.clamp(0.0, 1.0)) / Self::PER_DOUBLING;
+                return exponent.exp2();
+            }
+            above -= weight;
+        }
+        0.0
+    }
+}
+
+fn len(weights: &[f32]) -> i32 {
+    i32::try_from(weights.len()).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn quantiles_are_right_within_a_bucket(
+            sizes in prop::collection::vec(0.01..100.0_f64, 50..400),
+            q in 0.05..0.999_f64,
+        ) {
+            let mut sketch = Sketch::default();
+            for size in &sizes {
+                sketch.push(*size, 1.0);
+            }
+            let mut sorted = sizes.clone();
+            sorted.sort_by(f64::total_cmp);
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
+            let at = (q * sorted.len() as f64) as usize;
+            let near = |index: usize| sorted[index.min(sorted.len() - 1)];
+            let got = sketch.quantile(q);
+            let (low, high) = (near(at.saturating_sub(1)) * 0.85, near(at + 1) * 1.15);
+            prop_assert!((low..=high).contains(&got), "{got} is not from {low} to {high}");
+        }
+    }
+
+    #[test]
+    fn zeros_and_giants_have_their_place() {
+        let mut sketch = Sketch::default();
+        for _ in 0..90 {
+            sketch.push(0.0, 1.0);
+        }
+        for _ in 0..10 {
+            sketch.push(1.0, 1.0);
+        }
+        assert!(sketch.quantile(0.5) < 1e-9);
+        assert!((sketch.quantile(0.95) - 1.0).abs() < 0.15);
+        sketch.push(1e9, 1.0);
+        assert!(sketch.quantile(0.9999) > 0.8e9);
+        assert!(sketch.quantile(0.95) < 1e-9, "too small beside the giant");
+        sketch.push(0.5, 1.0);
+        assert!((sketch.weight() - 102.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn what_is_old_fades() {
+        let mut sketch = Sketch::default();
+        sketch.advance(100);
+        for _ in 0..100 {
+            sketch.push(10.0, 1.0);
+        }
+        sketch.advance(121);
+        for _ in 0..10 {
+            sketch.push(1.0, 1.0);
+        }
+        assert!((sketch.quantile(0.5) - 1.0).abs() < 0.15);
+        sketch.advance(90);
+        assert!(sketch.weight() < 16.0, "time does not go back");
+    }
+}
