@@ -298,7 +298,7 @@ impl Channel {
         }
         // A single spike is two steps: they do not move the quantile, what comes daily does.
         #[allow(clippy::cast_possible_truncation, reason = "a weight from 0 to 1")]
-        let weight = (self.steps.weight() / 2_000.0).min(0.5) as f32;
+        let weight = (self.steps.weight() / 1_800.0).min(0.5) as f32;
         self.steps
             .push(look.step.abs(), if strange { weight } else { 1.0 });
         if self.seen < 2 {

@@ -373,6 +373,26 @@ fn what_is_refused_for_now_comes_again_and_what_is_refused_for_good_is_put_aside
 }
 
 #[test]
+fn a_sender_that_is_refused_puts_no_mail_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = MailServer::start(dir.path()) else {
+        return;
+    };
+    server.mode("sender");
+    let mut engine = server.engine(dir.path(), PASSWORD);
+    alarm(&engine, "C001");
+    wait_attempts(&engine, "credentials", PATIENCE);
+    settled(&engine, [0, 0, 1]);
+    let said = engine.process.stderr().join("\n");
+    assert!(said.contains("check email.email_from"), "{said}");
+    engine.process.stop();
+    server.mode("ok");
+    let mut engine = server.engine(dir.path(), PASSWORD);
+    server.wait_mails(1, PATIENCE);
+    engine.process.stop();
+}
+
+#[test]
 fn after_a_stall_every_mail_gets_its_own_answer_and_the_stream_notices_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let Some(server) = MailServer::start(dir.path()) else {

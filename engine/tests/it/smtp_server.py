@@ -3,7 +3,7 @@
     smtp_server.py DIR [--port N] [--cert FILE --key FILE] [--tls] --user NAME --password TEXT
 
 What it does with a mail is in DIR/mode, read anew for each: "ok"; "451" or "550" (so answered after
-the text); "550 WORD" (only if the subject holds WORD, else "ok"); "stall" (no answer after the text).
+the text); "sender" (550 to MAIL FROM); "550 WORD" (only if the subject holds WORD, else "ok"); "stall" (no answer after the text).
 What it takes goes into DIR/mails, what else happens into DIR/events, an object of JSON per line.
 """
 
@@ -34,6 +34,12 @@ def write(file, what):
 
 
 class Handler:
+    async def handle_MAIL(self, server, session, envelope, address, options):
+        if (args.dir / "mode").read_text(encoding="utf-8").strip() == "sender":
+            return "550 5.7.1 not from you"
+        envelope.mail_from = address
+        return "250 OK"
+
     async def handle_DATA(self, server, session, envelope):
         message = email.message_from_bytes(envelope.content, policy=email.policy.default)
         subject = str(message["Subject"])

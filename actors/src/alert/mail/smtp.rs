@@ -6,14 +6,18 @@
 
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use lettre::Message;
 use lettre::address::Envelope;
 use lettre::transport::smtp;
-use lettre::transport::smtp::authentication::Credentials;
-use lettre::transport::smtp::client::{Certificate, CertificateStore, Tls, TlsParameters};
-use lettre::{Message, SmtpTransport, Transport};
+use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
+use lettre::transport::smtp::client::{
+    Certificate, CertificateStore, SmtpConnection, TlsParameters,
+};
+use lettre::transport::smtp::commands::{Data, Mail, Rcpt};
+use lettre::transport::smtp::extension::ClientId;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{Letters, NAME, put_down};
@@ -55,7 +59,12 @@ pub struct Smtp {
     letters: Letters,
     /// Where mails go that the server refuses for good.
     undeliverable: PathBuf,
+    /// Shared with the threads of mails that were given up and may still hang.
+    hanging: Arc<()>,
 }
+
+/// So many of them may hang before no further one is tried.
+const HANGING: usize = 3;
 
 impl Smtp {
     /// Mails that the server refuses for good are written into the directory `undeliverable`.
@@ -64,6 +73,7 @@ impl Smtp {
             server,
             letters,
             undeliverable,
+            hanging: Arc::default(),
         }
     }
 
@@ -86,14 +96,22 @@ impl Smtp {
     /// Sent means that the server has answered 250 to the whole mail.
     fn send(&self, message: &Message) -> Result<(), Undelivered> {
         let (envelope, bytes) = (message.envelope().clone(), message.formatted());
+        if Arc::strong_count(&self.hanging) > HANGING {
+            return Err(Undelivered {
+                why: Why::Unavailable,
+                what: format!("{} still hangs on earlier mails", self.server.host),
+                source: None,
+            });
+        }
         let (answer, answered) = mpsc::channel();
-        let server = self.server.clone();
+        let (server, hanging) = (self.server.clone(), Arc::clone(&self.hanging));
         // The limits of the transport are those of single answers, and a server may drip. So this
         // one is watched from outside; whatever becomes of it after that, nobody listens any more.
         std::thread::Builder::new()
             .name("smtp".to_owned())
             .spawn(move || {
                 let _nobody_waits = answer.send(server.send(&envelope, &bytes));
+                drop(hanging);
             })
             .map_err(|error| Undelivered {
                 why: Why::Unavailable,
@@ -148,13 +166,22 @@ impl Channel for Smtp {
     }
 }
 
+/// What a refusal concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum About {
+    /// Every mail.
+    All,
+    /// The one that is being sent.
+    This,
+}
+
 impl Server {
     /// Whether TLS can be set up; nothing is connected to.
     ///
     /// # Errors
     /// Why not.
     pub fn check(&self) -> Result<(), String> {
-        match self.transport() {
+        match self.tls.then(|| self.tls_parameters()).transpose() {
             Ok(_usable) => Ok(()),
             Err(Undelivered { what, source, .. }) => Err(match source {
                 Some(source) => format!("{what}: {source}"),
@@ -163,36 +190,48 @@ impl Server {
         }
     }
 
+    /// Step by step, because it matters which one the server refuses: the connection and the sender
+    /// concern all mails, only the receiver and the text concern this one.
     fn send(&self, envelope: &Envelope, message: &[u8]) -> Result<(), Undelivered> {
-        let transport = self.transport()?;
-        match transport.send_raw(envelope, message) {
-            Ok(answer) if answer.is_positive() => Ok(()),
-            Ok(answer) => Err(self.refused(u16::from(answer.code()), &words(&answer))),
-            Err(error) => Err(self.explain(&error)),
+        let all = |error: smtp::Error| self.explain(&error, About::All);
+        let this = |error: smtp::Error| self.explain(&error, About::This);
+        // Read anew for each mail: the file may have been mended.
+        let tls = self.tls.then(|| self.tls_parameters()).transpose()?;
+        let first = tls.as_ref().filter(|_| self.port == TLS_FROM_THE_START);
+        let name = ClientId::default();
+        let mut connection = SmtpConnection::connect(
+            (self.host.as_str(), self.port),
+            Some(ANSWER_WITHIN),
+            &name,
+            first,
+            None,
+        )
+        .map_err(all)?;
+        if let Some(tls) = tls.as_ref().filter(|_| first.is_none()) {
+            connection.starttls(tls, &name).map_err(all)?;
         }
-    }
-
-    /// The CA file is read anew for each mail: it may have been mended.
-    fn transport(&self) -> Result<SmtpTransport, Undelivered> {
-        let tls = if self.tls {
-            let parameters = self.tls_parameters()?;
-            if self.port == TLS_FROM_THE_START {
-                Tls::Wrapper(parameters)
-            } else {
-                Tls::Required(parameters)
-            }
-        } else {
-            Tls::None
-        };
-        let mut builder = SmtpTransport::builder_dangerous(&self.host)
-            .port(self.port)
-            .tls(tls)
-            .timeout(Some(ANSWER_WITHIN));
         if let Some((user, password)) = &self.login {
             let password = password.expose_secret().to_owned();
-            builder = builder.credentials(Credentials::new(user.clone(), password));
+            let credentials = Credentials::new(user.clone(), password);
+            connection
+                .auth(DEFAULT_MECHANISMS, &credentials)
+                .map_err(all)?;
         }
-        Ok(builder.build())
+        let sender = Mail::new(envelope.from().cloned(), Vec::new());
+        connection.command(sender).map_err(all)?;
+        for receiver in envelope.to() {
+            connection
+                .command(Rcpt::new(receiver.clone(), Vec::new()))
+                .map_err(this)?;
+        }
+        connection.command(Data).map_err(this)?;
+        let answer = connection.message(message).map_err(this)?;
+        // It has been taken, whatever becomes of the goodbye.
+        let _goodbye = connection.quit();
+        if answer.is_positive() {
+            return Ok(());
+        }
+        Err(self.refused(u16::from(answer.code()), &words(&answer), About::This))
     }
 
     fn tls_parameters(&self) -> Result<TlsParameters, Undelivered> {
@@ -223,10 +262,10 @@ impl Server {
     }
 
     /// What became of the mail, when there was no 250.
-    fn explain(&self, error: &smtp::Error) -> Undelivered {
+    fn explain(&self, error: &smtp::Error, about: About) -> Undelivered {
         let words = error_words(error);
         if let Some(code) = error.status() {
-            return self.refused(u16::from(code), &words);
+            return self.refused(u16::from(code), &words, about);
         }
         let words = tls::explain(error).unwrap_or(if is_timeout(error) {
             format!("no answer within {} s", ANSWER_WITHIN.as_secs())
@@ -246,7 +285,7 @@ impl Server {
     }
 
     /// What a code (RFC 5321 §4.2, enhanced: RFC 3463) means for the mail.
-    fn refused(&self, code: u16, words: &str) -> Undelivered {
+    fn refused(&self, code: u16, words: &str, about: About) -> Undelivered {
         let answer = format!("{}:{} answered: {words}", self.host, self.port);
         let quota = words.contains("5.4.5");
         let (why, what) = match code {
@@ -259,7 +298,14 @@ impl Server {
                 Why::Quota,
                 format!("{answer}; as many mails as it allows in a day were sent"),
             ),
-            500..=599 => (Why::Undeliverable, answer),
+            500..=599 if about == About::This => (Why::Undeliverable, answer),
+            500..=599 => (
+                Why::Credentials,
+                format!(
+                    "{answer}; it takes no mail from here: check email.email_from, and whether this \
+                     address may send by it"
+                ),
+            ),
             _ => (Why::Unavailable, answer),
         };
         Undelivered {
@@ -363,13 +409,19 @@ mod tests {
             (550, "550 5.1.1 no such user", Why::Undeliverable),
             (552, "552 5.3.4 too large", Why::Undeliverable),
         ] {
-            let undelivered = gmail.refused(code, words);
+            let undelivered = gmail.refused(code, words, About::This);
             assert_eq!(undelivered.why, why, "{words}");
             assert!(undelivered.what.contains(words), "{}", undelivered.what);
             let advice = undelivered.what.contains("apppasswords");
             assert_eq!(advice, why == Why::Credentials, "{}", undelivered.what);
         }
-        let other = server("mail.example.org").refused(535, "535 no");
+        let blocked = gmail.refused(554, "554 5.7.1 blocked", About::All);
+        assert_eq!(
+            blocked.why,
+            Why::Credentials,
+            "no mail is put aside for that"
+        );
+        let other = server("mail.example.org").refused(535, "535 no", About::All);
         assert!(
             other
                 .what
