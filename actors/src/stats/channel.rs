@@ -41,12 +41,25 @@ pub struct Channel {
     steps: Sketch,
     /// Roughness so far.
     roughs: Sketch,
-    /// Sizes of z.
-    zs: Sketch,
+    /// Size that `z` hardly ever exceeds: half of the way up with every larger one, and down again
+    /// within two weeks.
+    usual_z: f64,
+    /// What was read off the sketches, and how many readings ago.
+    usual: Usual,
+    stale: u8,
     /// Since when the roughness has been over its line.
     rough_since: Option<i64>,
     run: Run,
     season: Season,
+}
+
+/// Quantiles that hardly change from one reading to the next.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+struct Usual {
+    /// Median step, largest usual step.
+    step: f64,
+    large_step: f64,
+    rough: f64,
 }
 
 /// Equal values in a row.
@@ -147,6 +160,12 @@ impl Channel {
     const FOLLOW: u8 = 3;
     /// Deviations needed before `residual_z` speaks.
     const RESIDUALS: u32 = 60;
+    /// See `usual_z`.
+    const FORGET_MS: f64 = 14.0 * 86_400_000.0;
+    /// Of sensors that send more often than once a minute, every fourth roughness is learned.
+    const OFTEN_MS: f64 = 60_000.0;
+    /// Readings after which quantiles are read off anew.
+    const STALE: u8 = 8;
     /// Steps needed before the rate speaks; twice as many before the roughness does.
     const STEPS: f64 = 36.0;
     /// Roughness is that of this time, or of six readings if that is longer.
@@ -170,7 +189,9 @@ impl Channel {
             astray_share: 0.0,
             steps: Sketch::default(),
             roughs: Sketch::default(),
-            zs: Sketch::default(),
+            usual_z: 0.0,
+            usual: Usual::default(),
+            stale: 0,
             rough_since: None,
             run: Run::default(),
             season: Season::default(),
@@ -207,7 +228,7 @@ impl Channel {
             noise_ratio: ((self.noise.sqrt() + 0.1 * spec.floor)
                 / (residual_spread + 0.1 * spec.floor))
                 .ln(),
-            usual_z: self.zs.quantile(0.998),
+            usual_z: self.usual_z,
             warm: seasoned && baseline.count >= 30,
             residual_warm: residuals.count >= Self::RESIDUALS,
             frozen_since: self.frozen_since,
@@ -244,12 +265,27 @@ impl Channel {
         let slow = self.season.observe(value, time_ms, 3.0 * floor);
         look.season = slow.season;
         look.level = slow.level;
+        self.learn_z(&look, pace, config);
         self.long_term(&mut look, time_ms, pane_ms, config);
         self.short_term(&look, config);
+        self.read_off();
         self.last = value;
         self.last_step = look.step;
         self.seen = self.seen.saturating_add(1);
         look
+    }
+
+    /// Reading quantiles off costs more than all the rest.
+    fn read_off(&mut self) {
+        self.stale += 1;
+        if self.stale >= Self::STALE {
+            self.stale = 0;
+            self.usual = Usual {
+                step: self.steps.quantile(0.5),
+                large_step: self.steps.quantile(0.998),
+                rough: self.roughs.quantile(0.99),
+            };
+        }
     }
 
     fn stuck(&mut self, look: &mut Look, pace: Pace) {
@@ -281,9 +317,8 @@ impl Channel {
         let patience = if pauses > 1.5 { pauses.sqrt() } else { 1.0 };
         let mut strange = false;
         if self.steps.weight() >= Self::STEPS {
-            let usual = (1.4826 * self.steps.quantile(0.5)).max(floor);
-            let line =
-                (6.0 * usual).max(1.5 * self.steps.quantile(0.998)) * patience * pace.young();
+            let usual = (1.4826 * self.usual.step).max(floor);
+            let line = (6.0 * usual).max(1.5 * self.usual.large_step) * patience * pace.young();
             let rate = Distance {
                 expected: self.last,
                 distance: look.step,
@@ -310,7 +345,7 @@ impl Channel {
         let rough = self.rough.sqrt();
         let mut over = false;
         if self.roughs.weight() >= 2.0 * Self::STEPS {
-            let usual = self.roughs.quantile(0.99);
+            let usual = self.usual.rough;
             let line = (2.5 * usual).max(4.0 * floor) / 1.5 * pace.young();
             over = rough >= line;
             look.rough = Some(Distance {
@@ -323,17 +358,32 @@ impl Channel {
         self.rough_since = over.then(|| self.rough_since.unwrap_or(pace.time_ms));
         let lasted = |since: i64| pace.time_ms - since >= Self::ROUGH_ACCEPT_MS;
         let learned = self.rough_since.is_none_or(lasted);
-        self.roughs.push(rough, if learned { 1.0 } else { 0.1 });
+        if expected_ms >= Self::OFTEN_MS || self.stale.is_multiple_of(4) {
+            self.roughs.push(rough, if learned { 1.0 } else { 0.1 });
+        }
+    }
+
+    fn learn_z(&mut self, look: &Look, pace: Pace, config: &Config) {
+        if !look.warm {
+            return;
+        }
+        let size = look.z.abs();
+        if size > self.usual_z {
+            let lasted = |since: i64| pace.time_ms - since >= config.accept_after.as_ms() / 2;
+            let way = if self.frozen_since.is_none_or(lasted) {
+                0.5
+            } else {
+                0.05
+            };
+            self.usual_z += way * (size - self.usual_z);
+        } else {
+            let gap_ms = pace.gap_ms.unwrap_or(0) as f64;
+            self.usual_z *= (1.0 - gap_ms / Self::FORGET_MS).max(0.0);
+        }
     }
 
     /// Far values wait outside of the baseline until they have stayed for `accept_after`.
     fn long_term(&mut self, look: &mut Look, time_ms: i64, pane_ms: i64, config: &Config) {
-        if look.warm {
-            self.zs.advance(time_ms.div_euclid(144 * BIN_MS));
-            let lasted = |since: i64| time_ms - since >= config.accept_after.as_ms() / 2;
-            let learned = self.frozen_since.is_none_or(lasted);
-            self.zs.push(look.z.abs(), if learned { 1.0 } else { 0.1 });
-        }
         if look.warm && look.z.abs() > config.freeze_z {
             let since = *self.frozen_since.get_or_insert(time_ms);
             look.frozen_since = Some(since);

@@ -53,7 +53,7 @@ impl Default for Config {
             accept_after: Span::secs(3600),
             max_sensors: 100_000,
             max_resident: 20_000,
-            snapshot_every: 64,
+            snapshot_every: 256,
             shares: 0,
         }
     }

@@ -53,6 +53,7 @@ impl Sketch {
         let bucket = (size.log2() * Self::PER_DOUBLING).floor() as i32;
         if self.weights.is_empty() {
             self.first = bucket;
+            self.weights.reserve_exact(96);
         }
         if bucket < self.first {
             let room = Self::KEPT - len(&self.weights);
