@@ -113,8 +113,8 @@ pub struct Look {
     pub value: f64,
     /// False if it cannot be true (out of range, an error code): then the rest is as it was.
     pub plausible: bool,
-    /// The baseline.
-    pub baseline: Moments,
+    /// Mean of the baseline.
+    pub mean: f64,
     /// Spread used for `z`: the baseline's standard deviation, not below the quantity's floor.
     pub spread: f64,
     /// (value − mean) / spread; 0 without a baseline.
@@ -218,7 +218,7 @@ impl Channel {
             quantity: id,
             value,
             plausible: spec.is_plausible(value),
-            baseline,
+            mean: baseline.mean,
             spread,
             z,
             expected: self.ewma,
@@ -319,12 +319,7 @@ impl Channel {
         if self.steps.weight() >= Self::STEPS {
             let usual = (1.4826 * self.usual.step).max(floor);
             let line = (6.0 * usual).max(1.5 * self.usual.large_step) * patience * pace.young();
-            let rate = Distance {
-                expected: self.last,
-                distance: look.step,
-                scale: usual,
-                line,
-            };
+            let rate = Distance::new(self.last, look.step, usual, line);
             strange = rate.ratio() >= 1.0;
             look.rate = Some(rate);
         }
@@ -348,12 +343,7 @@ impl Channel {
             let usual = self.usual.rough;
             let line = (2.5 * usual).max(4.0 * floor) / 1.5 * pace.young();
             over = rough >= line;
-            look.rough = Some(Distance {
-                expected: usual,
-                distance: rough,
-                scale: usual,
-                line,
-            });
+            look.rough = Some(Distance::new(usual, rough, usual, line));
         }
         self.rough_since = over.then(|| self.rough_since.unwrap_or(pace.time_ms));
         let lasted = |since: i64| pace.time_ms - since >= Self::ROUGH_ACCEPT_MS;

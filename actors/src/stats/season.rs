@@ -33,19 +33,41 @@ pub struct Slow {
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Distance {
     /// What was to be expected, in the quantity's unit.
-    pub expected: f64,
+    pub expected: f32,
     /// Signed distance, in the quantity's unit.
-    pub distance: f64,
+    pub distance: f32,
     /// Usual size of such a distance.
-    pub scale: f64,
+    pub scale: f32,
     /// Distance that is at the line.
-    pub line: f64,
+    pub line: f32,
 }
 
 impl Distance {
+    /// These travel from stage to stage by the thousand: half the size.
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "seven digits are enough for a judgement"
+    )]
+    pub fn new(expected: f64, distance: f64, scale: f64, line: f64) -> Self {
+        Self {
+            expected: expected as f32,
+            distance: distance as f32,
+            scale: scale as f32,
+            line: line as f32,
+        }
+    }
+
+    /// With a line so many times as far away.
+    #[must_use]
+    pub fn with_margin(self, margin: f64) -> Self {
+        #[allow(clippy::cast_possible_truncation, reason = "as in Distance::new")]
+        let line = self.line * margin as f32;
+        Self { line, ..self }
+    }
+
     /// Observed over line.
     pub fn ratio(&self) -> f64 {
-        self.distance.abs() / self.line
+        f64::from(self.distance.abs()) / f64::from(self.line)
     }
 }
 
@@ -141,12 +163,7 @@ impl Season {
         };
         let scale = self.scale.max(floor);
         let line = (1.6 * self.usual_z).max(5.0) / SEASON_WEIGHT;
-        Some(Distance {
-            expected,
-            distance,
-            scale,
-            line: line * scale,
-        })
+        Some(Distance::new(expected, distance, scale, line * scale))
     }
 
     fn level(&self, mean: f64, floor: f64) -> Option<Distance> {
@@ -167,12 +184,13 @@ impl Season {
             return None;
         }
         let scale = week.sd().max(floor);
-        Some(Distance {
-            expected: week.mean,
-            distance: sum / count - week.mean,
+        let distance = sum / count - week.mean;
+        Some(Distance::new(
+            week.mean,
+            distance,
             scale,
-            line: LEVEL_LINE * scale,
-        })
+            LEVEL_LINE * scale,
+        ))
     }
 
     fn open(&mut self, bin: i64) {
@@ -210,7 +228,7 @@ impl Season {
                 self.sizes.push(own.abs(), weight);
                 if let Some(season) = slow.season {
                     let z = (season.distance / season.scale).abs();
-                    self.zs.push(z, weight);
+                    self.zs.push(f64::from(z), weight);
                 }
                 self.scale = self.sizes.quantile(0.68);
                 self.usual_z = if self.zs.weight() < BINS_PER_DAY as f64 {
