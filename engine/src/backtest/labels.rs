@@ -37,7 +37,7 @@ enum Written {
 
 impl Labels {
     /// A JSON object: file name → list of `[start, end]` or of objects with `start`, `end`, `fault`
-    /// and perhaps `channel`.
+    /// and perhaps `channel` (a quantity, or `both`).
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read {}", path.display()))?;
@@ -58,7 +58,12 @@ impl Labels {
                     end,
                     fault,
                     channel,
-                } => (start, end, fault, channel),
+                } => (
+                    start,
+                    end,
+                    fault,
+                    channel.filter(|channel| channel != "both"),
+                ),
             };
             Ok(Label {
                 start_ms: time(&start)?,

@@ -19,6 +19,7 @@
     reason = "a failed test shows what the engine said"
 )]
 
+mod backtest;
 mod certificates;
 mod cli;
 mod end_to_end;

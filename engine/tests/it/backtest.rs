@@ -1,0 +1,132 @@
+//! `engine backtest` as its users meet it: on the recording that ships with the engine, and, where
+//! they are, on labelled data sets (`VIGIE_DATA`).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::harness::{engine, package_file};
+
+fn backtest(dir: &Path, args: &[&str]) -> String {
+    let finished = engine(dir, &[&["backtest"], args].concat()).expect(0, &[]);
+    finished.stdout
+}
+
+#[test]
+fn the_recording_is_counted_compared_and_written_row_by_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let recording = package_file("data/single-hop-wsn.csv");
+    let recording = recording.to_str().unwrap();
+    let labels = r#"{"single-hop-wsn.csv": [["2010-05-09 00:00:00", "2010-05-11 00:00:00"]]}"#;
+    fs::write(dir.path().join("labels.json"), labels).unwrap();
+    let said = backtest(
+        dir.path(),
+        &[recording, "--out", "out", "--labels", "labels.json"],
+    );
+    for words in [
+        "indoor-1",
+        "outdoor-4",
+        "rule (the explanation)",
+        "2880 readings",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    let out = fs::read_to_string(dir.path().join("out/single-hop-wsn.csv")).unwrap();
+    let mut lines = out.lines();
+    assert_eq!(
+        lines.next(),
+        Some("timestamp,score,episode_score,sensor,rule,quantity,observed,expected,line")
+    );
+    let rows: Vec<Vec<&str>> = lines.map(|line| line.split(',').collect()).collect();
+    let readings = rows.iter().filter(|row| row[4] != "silence").count();
+    assert!(readings <= 2_880 && rows.len() >= 2_880, "{}", rows.len());
+    let score = |row: &Vec<&str>, column: usize| row[column].parse::<f64>().unwrap();
+    let alarms = rows.iter().filter(|row| score(row, 1) >= 0.5).count();
+    let told = rows.iter().filter(|row| score(row, 2) >= 0.5).count();
+    assert!(
+        0 < told && told < alarms,
+        "{told} of {alarms} anomalies are told: one per episode"
+    );
+    for row in &rows {
+        assert_eq!(score(row, 1) >= 0.5, !row[4].is_empty(), "{row:?}");
+    }
+
+    // A stricter config says less; nothing new appears.
+    fs::write(
+        dir.path().join("few.toml"),
+        "[score]\nfalse_alarms_per_week = 0.01\n",
+    )
+    .unwrap();
+    let said = backtest(
+        dir.path(),
+        &[recording, "--config", "few.toml", "--against", "few.toml"],
+    );
+    assert!(said.contains("0 vanish, 0 appear"), "{said}");
+    fs::write(dir.path().join("many.toml"), "").unwrap();
+    let said = backtest(
+        dir.path(),
+        &[recording, "--config", "few.toml", "--against", "many.toml"],
+    );
+    assert!(said.contains(" vanish, 0 appear"), "{said}");
+}
+
+#[test]
+fn what_cannot_be_read_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = |args: &[&str], words: &[&str]| {
+        engine(dir.path(), &[&["backtest"], args].concat()).expect(1, words);
+    };
+    said(&["nowhere.csv"], &["nowhere.csv", "no such file"]);
+    fs::create_dir(dir.path().join("empty")).unwrap();
+    said(&["empty"], &["no CSV file", "empty"]);
+    fs::write(dir.path().join("a.csv"), "timestamp,temperature\n").unwrap();
+    fs::write(dir.path().join("labels.json"), "[1]").unwrap();
+    let labels = ["a.csv", "--labels", "labels.json"];
+    said(&labels, &["labels.json", "file name and list"]);
+}
+
+/// The labelled data sets, if they are here.
+fn data() -> Option<PathBuf> {
+    let data = std::env::var_os("VIGIE_DATA").map(PathBuf::from)?;
+    data.join("injected").is_dir().then_some(data)
+}
+
+/// The number behind the first `mark` of a line that begins with `line`.
+fn figure(said: &str, line: &str, column: usize) -> f64 {
+    let row = said
+        .lines()
+        .find(|text| text.split_whitespace().next() == Some(line))
+        .unwrap_or_else(|| panic!("no line {line} in {said}"));
+    row.split_whitespace().nth(column).unwrap().parse().unwrap()
+}
+
+#[test]
+fn injected_faults_are_found_within_the_budget_of_false_alarms() {
+    let Some(data) = data() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (streams, labels) = (data.join("injected"), data.join("injected/labels.json"));
+    let said = backtest(
+        dir.path(),
+        &[
+            streams.to_str().unwrap(),
+            "--labels",
+            labels.to_str().unwrap(),
+        ],
+    );
+    let wrong = figure(&said, "all", 5);
+    assert!(wrong <= 1.0, "{wrong} false alarms per sensor-week; {said}");
+    let recall = said.split("all: recall ").nth(1).unwrap();
+    let recall: f64 = recall.split(';').next().unwrap().parse().unwrap();
+    assert!(recall >= 0.85, "recall {recall}; {said}");
+    for certain in ["sentinel", "dropout", "battery_death"] {
+        assert!(figure(&said, certain, 2) >= 1.0, "{certain}: {said}");
+    }
+}
+
+#[test]
+fn rooms_without_known_faults_are_left_alone() {
+    let Some(data) = data() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let said = backtest(dir.path(), &[data.join("clean").to_str().unwrap()]);
+    let episodes = figure(&said, "all", 5);
+    assert!(episodes <= 1.2, "{episodes} per sensor-week; {said}");
+}
