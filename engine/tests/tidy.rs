@@ -87,7 +87,10 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: "pure",
         files: &[
+            "actors/src/stats/channel.rs",
             "actors/src/stats/hearing.rs",
+            "actors/src/stats/season.rs",
+            "actors/src/stats/sketch.rs",
             "actors/src/stats/window.rs",
             "actors/src/stats/recent.rs",
             "actors/src/stats/state.rs",

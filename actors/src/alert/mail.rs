@@ -174,6 +174,7 @@ mod tests {
                 last_ms: 1_790_000_050_000,
                 resolved_ms: None,
                 first: verdict.clone(),
+                also: Vec::new(),
                 worst: verdict,
                 severity: Severity::Critical,
                 anomalies: 1,

@@ -50,7 +50,12 @@ pub fn sentence(verdict: &Verdict, catalogue: &Catalogue) -> String {
             span(verdict.line),
         ),
         Rule::Forest => format!(
-            "quantities do not fit together: score {}, usual {} (line {})",
+            "quantities do not fit together{}: score {}, usual {} (line {})",
+            verdict
+                .quantity
+                .and_then(|id| catalogue.get(id))
+                .map(|spec| format!(", above all {}", spec.name))
+                .unwrap_or_default(),
             number(verdict.observed),
             number(verdict.expected),
             number(verdict.line),
@@ -179,6 +184,13 @@ pub fn body(notice: &Notice, catalogue: &Catalogue) -> String {
             meaning(incident.first.rule)
         ),
     );
+    for verdict in &incident.also {
+        let rule = verdict.rule.name();
+        put(
+            "Also",
+            &format!("{} ({rule})", sentence(verdict, catalogue)),
+        );
+    }
     put("Since", &rfc3339(incident.first.since_ms));
     put("Severity", incident.severity.name());
     if incident.worst != incident.first {
@@ -219,6 +231,13 @@ mod tests {
                 last_ms: 1_790_000_000_000,
                 resolved_ms: None,
                 worst: first.clone(),
+                also: vec![Verdict {
+                    rule: Rule::Noise,
+                    observed: 2.5,
+                    expected: 0.25,
+                    line: 0.5,
+                    ..first.clone()
+                }],
                 first,
                 severity: Severity::Critical,
                 anomalies: 1,
@@ -249,6 +268,7 @@ mod tests {
         for part in [
             "C001",
             "31.42 °C",
+            "Also        temperature jumps about by 2.5 °C",
             "21.3 °C",
             "rate",
             "2026-09-21T14:13:20Z",

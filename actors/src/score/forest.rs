@@ -77,6 +77,18 @@ impl Model {
         quantile + (quantile - median) / 3.0
     }
 
+    /// The quantity that has most to do with the score of `row`.
+    pub fn subject(&self, row: &[f32]) -> Option<QuantityId> {
+        let contributions = self.forest.contributions(row).ok()?;
+        let sums = contributions
+            .chunks_exact(FEATURES)
+            .map(|of| of.iter().sum());
+        let most = sums
+            .enumerate()
+            .max_by(|(_, a): &(_, f32), (_, b)| a.total_cmp(b));
+        self.group.get(most?.0).copied()
+    }
+
     /// For the store.
     pub fn to_bytes(&self) -> Vec<u8> {
         let header = Header {
@@ -297,6 +309,8 @@ mod tests {
         assert!(over <= 4, "{over} of 2,000 ordinary rows over the line");
         let stranger = [12.0, -12.0, 12.0, 3.0];
         assert!(model.ratio(model.forest.score_one(&stranger)) > 1.0);
+        assert_eq!(model.subject(&stranger), Some(TEMPERATURE));
+        assert_eq!(model.subject(&stranger[..2]), None);
     }
 
     #[test]

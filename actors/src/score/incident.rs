@@ -61,6 +61,8 @@ pub struct Incident {
     pub resolved_ms: Option<i64>,
     /// The rule that fired first: the explanation.
     pub first: Verdict,
+    /// The next two that fired with it.
+    pub also: Vec<Verdict>,
     /// The largest ratio so far.
     pub worst: Verdict,
     /// How bad it has become.
@@ -305,6 +307,7 @@ impl Incidents {
             last_ms: now_ms,
             resolved_ms: None,
             first: fired[0].clone(),
+            also: fired.iter().skip(1).take(2).cloned().collect(),
             worst: worst.clone(),
             severity: worst.severity(),
             anomalies: 1,

@@ -357,7 +357,10 @@ impl<M: IncidentMemory> Scorer<M> {
                     .forest
                     .anomaly_scores_into(&rows.features, &mut self.scores);
                 debug_assert!(scored.is_ok(), "the group's key gives both widths");
-                for ((at, learn), score) in rows.of.iter_mut().zip(&self.scores) {
+                let features = rows.features.chunks_exact(width);
+                for (((at, learn), score), row) in
+                    rows.of.iter_mut().zip(&self.scores).zip(features)
+                {
                     let reading = &mut readings[*at];
                     reading.generation = model.generation;
                     let ratio = model.ratio(*score);
@@ -366,7 +369,7 @@ impl<M: IncidentMemory> Scorer<M> {
                         *learn = *learn && ratio < 2.0;
                         reading.fired.push(Verdict {
                             rule: Rule::Forest,
-                            quantity: None,
+                            quantity: model.subject(row),
                             observed: f64::from(*score),
                             expected: f64::from(model.forest.training_scores().median),
                             line: model.line(),

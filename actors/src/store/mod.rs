@@ -81,7 +81,7 @@ pub enum Error {
 
 /// First byte of each stored state: another version is not read, but learned anew from the
 /// readings.
-const STATE_VERSION: u8 = 1;
+const STATE_VERSION: u8 = 2;
 
 /// A sensor's state as it is stored.
 ///

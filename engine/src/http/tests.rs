@@ -124,6 +124,7 @@ fn fill(store: &Embedded) {
             last_ms: opened_ms,
             resolved_ms,
             first: verdict(),
+            also: Vec::new(),
             worst: verdict(),
             severity: Severity::Critical,
             anomalies: 2,
