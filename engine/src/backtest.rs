@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
+use vigie_actors::clock::{Clock, SystemClock};
+use vigie_actors::config::Span;
 use vigie_actors::quantity::Catalogue;
 use vigie_actors::reading::Arrival;
 use vigie_actors::score::incident::NoticeKind;
@@ -14,21 +16,26 @@ use vigie_actors::score::incident::NoticeKind;
 use crate::config::Config;
 use crate::console::say;
 use crate::replay::declare_value;
+use crate::service::Ground;
 use crate::source::Recording;
 
 mod labels;
 mod report;
+mod stored;
 mod timeline;
 
 use labels::Labels;
 use report::Report;
+use stored::Stored;
 use timeline::{Moment, Timeline};
 
 /// What `engine backtest` was asked for.
 #[derive(Debug)]
 pub(crate) struct Backtest {
-    /// CSV files, and directories of them.
+    /// CSV files, and directories of them; none: the store.
     pub(crate) paths: Vec<PathBuf>,
+    /// Of the store, how far back.
+    pub(crate) since: Option<Span>,
     /// What was wrong when, in truth.
     pub(crate) labels: Option<PathBuf>,
     /// Where one CSV file per input file goes.
@@ -47,13 +54,29 @@ struct Input {
 /// Everything that was made of one file.
 struct Seen {
     name: String,
-    /// Rows that are no readings: their times, in order.
+    /// Readings.
+    rows: u64,
+    /// In the order of time.
     moments: Vec<Moment>,
 }
 
-/// Runs the files and prints what came of them.
+/// Runs the files, or the store, and prints what came of them.
 pub(crate) fn run(config: &Config, backtest: &Backtest) -> anyhow::Result<()> {
-    let inputs = inputs(&backtest.paths)?;
+    let inputs = match backtest.since {
+        Some(_) => vec![Input {
+            name: "store.csv".to_owned(),
+            path: config.data_dir.join("store"),
+        }],
+        None => inputs(&backtest.paths)?,
+    };
+    let store = backtest
+        .since
+        .map(|since| range(config, since))
+        .transpose()?;
+    let through = |config: &Config, input: &Input| match &store {
+        Some((ground, from_ms)) => stored(config, ground, *from_ms),
+        None => one(config, input),
+    };
     let labels = backtest.labels.as_deref().map(Labels::read).transpose()?;
     if let Some(labels) = &labels {
         let named = |name: &&str| !inputs.iter().any(|input| input.name == **name);
@@ -70,13 +93,13 @@ pub(crate) fn run(config: &Config, backtest: &Backtest) -> anyhow::Result<()> {
     let mut rows = 0;
     let mut told = BTreeMap::new();
     for input in &inputs {
-        let (seen, catalogue) = one(config, input)?;
-        rows += seen.moments.iter().filter(|moment| !moment.silent).count();
+        let (seen, catalogue) = through(config, input)?;
+        rows += seen.rows;
         if let Some(out) = &backtest.out {
             write(out, &seen, &catalogue)?;
         }
         if let Some(other) = &backtest.against {
-            let (before, _) = one(other, input)?;
+            let (before, _) = through(other, input)?;
             told.insert(
                 input.name.clone(),
                 (alerts(&before, &catalogue), alerts(&seen, &catalogue)),
@@ -159,14 +182,62 @@ fn one(config: &Config, input: &Input) -> anyhow::Result<(Seen, Arc<Catalogue>)>
     let mut rows = Recording::new(file, &input.path, &catalogue)?;
     let mut timeline = Timeline::new(&config, &catalogue)?;
     let mut moments = Vec::new();
+    let mut read = 0;
     while let Some(arrival) = rows.next() {
         if let Arrival::Quarantine(bad) = &arrival {
             tracing::warn!(file = input.name, bad.topic, bad.detail, "not a reading");
         }
+        read += 1;
         moments.append(&mut timeline.feed(arrival)?);
     }
-    let name = input.name.clone();
-    Ok((Seen { name, moments }, catalogue))
+    let seen = Seen {
+        name: input.name.clone(),
+        rows: read,
+        moments,
+    };
+    Ok((seen, catalogue))
+}
+
+/// The store of `config`, and the time to begin at.
+fn range(config: &Config, since: Span) -> anyhow::Result<(Ground, i64)> {
+    if !config.data_dir.join("store").exists() {
+        bail!(
+            "there is no store in {}; give its directory with --data-dir",
+            config.data_dir.display()
+        );
+    }
+    let from_ms = SystemClock.now_ms() - since.as_ms();
+    Ok((Ground::open(config)?, from_ms))
+}
+
+/// What is stored through the stages, all sensors together. Of what is normal only the first and the
+/// last reading of each sensor are kept: a plant's month does not fit into memory.
+fn stored(
+    config: &Config,
+    ground: &Ground,
+    from_ms: i64,
+) -> anyhow::Result<(Seen, Arc<Catalogue>)> {
+    let mut readings = Stored::new(ground.store.clone(), from_ms)?;
+    let mut timeline = Timeline::new(config, &ground.catalogue)?;
+    let mut seen = Seen {
+        name: "store.csv".to_owned(),
+        rows: 0,
+        moments: Vec::new(),
+    };
+    let mut last = BTreeMap::new();
+    while let Some(reading) = readings.next()? {
+        seen.rows += 1;
+        for moment in timeline.feed(Arrival::Reading(reading))? {
+            let normal = moment.fired.is_empty();
+            if normal && last.insert(moment.sensor, moment.clone()).is_some() {
+                continue;
+            }
+            seen.moments.push(moment);
+        }
+    }
+    seen.moments.extend(last.into_values());
+    seen.moments.sort_by_key(|moment| moment.time_ms);
+    Ok((seen, Arc::clone(&ground.catalogue)))
 }
 
 /// When a person would have been told of what.

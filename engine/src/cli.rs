@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use vigie_actors::alert::mail::smtp::Smtp;
+use vigie_actors::config::Span;
 
 use crate::backtest::Backtest;
 use crate::config::{self, Loaded, Overrides};
@@ -66,8 +67,11 @@ enum Command {
     /// Recorded data through the live detection: what it would have said, and how good that is
     Backtest {
         /// CSV files, or directories of them
-        #[arg(required = true)]
+        #[arg(required_unless_present = "since", conflicts_with = "since")]
         paths: Vec<PathBuf>,
+        /// In place of files, what is stored of this time, such as 30d (no engine may have it open)
+        #[arg(long, value_name = "SPAN")]
+        since: Option<Span>,
         /// JSON file that says what was wrong when
         #[arg(long, value_name = "FILE")]
         labels: Option<PathBuf>,
@@ -77,9 +81,8 @@ enum Command {
         /// Another config file: which mails would appear or vanish
         #[arg(long, value_name = "FILE")]
         against: Option<PathBuf>,
-        /// Config file; without one the embedded defaults apply
-        #[arg(long, value_name = "FILE")]
-        config: Option<PathBuf>,
+        #[command(flatten)]
+        place: Place,
     },
     /// Publish a fleet of simulated sensors to any MQTT broker
     Simulate(Box<Simulate>),
@@ -188,22 +191,24 @@ impl Cli {
             }
             Command::Backtest {
                 paths,
+                since,
                 labels,
                 out,
                 against,
-                config,
+                place,
             } => {
-                let place = |config| Place {
-                    config,
-                    data_dir: None,
+                let other = |file| Place {
+                    config: Some(file),
+                    data_dir: place.data_dir.clone(),
                 };
-                let against = against.map(|file| place(Some(file)).load(None, None));
+                let against = against.map(|file| other(file).load(None, None));
                 let against = against.transpose()?.map(|loaded| loaded.config);
-                let config = place(config).load(None, None)?.config;
+                let config = place.load(None, None)?.config;
                 backtest::run(
                     &config,
                     &Backtest {
                         paths,
+                        since,
                         labels,
                         out,
                         against,
