@@ -28,8 +28,6 @@ pub(crate) struct Moment {
     pub(crate) fired: Vec<Verdict>,
     /// A person would have been told now: an incident opened, or became critical.
     pub(crate) told: Option<NoticeKind>,
-    /// Not a reading, but its absence.
-    pub(crate) silent: bool,
 }
 
 /// The stages, and the time that they have reached.
@@ -174,7 +172,6 @@ fn collect(scored: &Scored, now_ms: i64, moments: &mut Vec<Moment>) {
             score: (ratio / (1.0 + ratio)) as f32,
             fired: vec![silent.verdict.clone()],
             told: told(silent.sensor),
-            silent: true,
         });
     }
     for row in &scored.readings {
@@ -188,7 +185,6 @@ fn collect(scored: &Scored, now_ms: i64, moments: &mut Vec<Moment>) {
             score: row.score,
             fired: row.fired.clone(),
             told: told(reading.sensor).filter(|_| enters),
-            silent: false,
         });
     }
 }
