@@ -209,10 +209,10 @@ impl<M: IncidentMemory> Scorer<M> {
             return Ok(None);
         };
         self.forget(&batch)?;
-        let mut found = Vec::with_capacity(batch.arrivals.len());
+        let mut found = Vec::new();
         let mut scored = Scored {
+            readings: Vec::with_capacity(batch.arrivals.len()),
             batch,
-            readings: Vec::with_capacity(found.capacity()),
             silent: Vec::new(),
             changes: Changes::default(),
             snapshots: Vec::new(),
@@ -221,7 +221,11 @@ impl<M: IncidentMemory> Scorer<M> {
         let mut silences = Vec::new();
         let shares = parts.len();
         for mut part in parts {
-            found.append(&mut part.found);
+            if found.is_empty() {
+                found = part.found;
+            } else {
+                found.append(&mut part.found);
+            }
             scored.snapshots.append(&mut part.snapshots);
             silences.append(&mut part.silent);
         }

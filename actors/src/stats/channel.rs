@@ -198,6 +198,18 @@ impl Channel {
         }
     }
 
+    /// See `SensorState::touch`.
+    pub fn touch(&self) -> u64 {
+        self.last.to_bits()
+            ^ self.usual.step.to_bits()
+            ^ u64::from(self.run.length)
+            ^ self.values.touch()
+            ^ self.residuals.touch()
+            ^ self.steps.touch()
+            ^ self.roughs.touch()
+            ^ self.season.touch()
+    }
+
     /// The rolling baseline.
     pub fn baseline(&self) -> Moments {
         self.values.moments()
@@ -280,6 +292,8 @@ impl Channel {
         self.stale += 1;
         if self.stale >= Self::STALE {
             self.stale = 0;
+            self.steps.settle();
+            self.roughs.settle();
             self.usual = Usual {
                 step: self.steps.quantile(0.5),
                 large_step: self.steps.quantile(0.998),

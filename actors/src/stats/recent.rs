@@ -68,6 +68,11 @@ impl Recent {
         }
     }
 
+    /// See `SensorState::touch`.
+    pub fn touch(&self) -> u64 {
+        self.highest ^ self.seen[WORDS / 2]
+    }
+
     /// Takes `identity` in. Returns how many numbers were skipped just before it.
     pub fn record(&mut self, identity: Identity, order_ms: i64) -> u64 {
         match identity {

@@ -129,6 +129,12 @@ impl Season {
         self.look(floor)
     }
 
+    /// See `SensorState::touch`.
+    pub fn touch(&self) -> u64 {
+        let sums = self.sum.to_bits() ^ self.offset.to_bits() ^ self.usual_z.to_bits();
+        sums ^ u64::from(self.count) ^ self.sizes.touch() ^ self.week.touch()
+    }
+
     /// Spread of the last week's means; 0 without a day of them.
     pub fn spread(&self) -> f64 {
         let week = self.week.moments();
@@ -230,6 +236,8 @@ impl Season {
                     let z = (season.distance / season.scale).abs();
                     self.zs.push(f64::from(z), weight);
                 }
+                self.sizes.settle();
+                self.zs.settle();
                 self.scale = self.sizes.quantile(0.68);
                 self.usual_z = if self.zs.weight() < BINS_PER_DAY as f64 {
                     4.0

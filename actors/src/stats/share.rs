@@ -1,11 +1,12 @@
 //! The sensors that one Stats actor owns: finds each reading's state, judges redeliveries, lets the
 //! reading enter, notices who has gone silent. Pure: asks the store through [`Memory`].
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashTable};
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use vigie_wire::SensorId;
-use xxhash_rust::xxh3::Xxh3DefaultBuilder;
+use xxhash_rust::xxh3::{Xxh3DefaultBuilder, xxh3_64};
 
 use super::Config;
 use super::hearing::Hearing;
@@ -97,6 +98,7 @@ pub struct Part {
 
 #[derive(Debug)]
 struct Resident {
+    sensor: SensorId,
     state: SensorState,
     /// Batch in which it was last touched.
     touched: u64,
@@ -105,6 +107,44 @@ struct Resident {
     since_snapshot: u32,
     /// The batch in which its present silence was told.
     silence_told: Option<u64>,
+}
+
+/// Sensors in memory, by id. A table of pointers: with ids in it, it would not fit the cache.
+#[derive(Debug, Default)]
+struct Residents(HashTable<Box<Resident>>);
+
+impl Residents {
+    fn hash(sensor: &SensorId) -> u64 {
+        xxh3_64(sensor.as_bytes())
+    }
+
+    fn get(&self, sensor: &SensorId) -> Option<&Resident> {
+        let found = self
+            .0
+            .find(Self::hash(sensor), |resident| resident.sensor == *sensor);
+        found.map(Box::as_ref)
+    }
+
+    fn get_mut(&mut self, sensor: &SensorId) -> Option<&mut Resident> {
+        let hash = Self::hash(sensor);
+        let found = self.0.find_mut(hash, |resident| resident.sensor == *sensor);
+        found.map(Box::as_mut)
+    }
+
+    /// `resident` must not be there yet.
+    fn insert(&mut self, resident: Resident) {
+        let hash = Self::hash(&resident.sensor);
+        self.0
+            .insert_unique(hash, Box::new(resident), |other| Self::hash(&other.sensor));
+    }
+
+    fn remove(&mut self, sensor: &SensorId) -> Option<Box<Resident>> {
+        let hash = Self::hash(sensor);
+        let found = self
+            .0
+            .find_entry(hash, |resident| resident.sensor == *sensor);
+        Some(found.ok()?.remove().0)
+    }
 }
 
 /// The sensors of one Stats actor.
@@ -116,7 +156,7 @@ pub struct Share<M> {
     catalogue: Arc<Catalogue>,
     config: Config,
     silence: SilenceLine,
-    residents: HashMap<SensorId, Box<Resident>, Xxh3DefaultBuilder>,
+    residents: Residents,
     resting: HashMap<SensorId, Resting, Xxh3DefaultBuilder>,
     hearing: Arc<Hearing>,
     last_check_ms: i64,
@@ -126,6 +166,9 @@ pub struct Share<M> {
     asked: HashMap<(SensorId, Identity), u64, Xxh3DefaultBuilder>,
     epoch: u64,
 }
+
+/// Arrivals whose states are fetched from memory at once.
+const AHEAD: usize = 16;
 
 /// No more batches than this can be between Stats and the store, a restart of Ingest included.
 const UNDER_WAY: u64 = 4;
@@ -160,7 +203,7 @@ pub fn share_of(sensor: &SensorId, shares: u64) -> u64 {
     if shares == 1 {
         0
     } else {
-        xxhash_rust::xxh3::xxh3_64(sensor.as_str().as_bytes()) % shares
+        xxh3_64(sensor.as_bytes()) % shares
     }
 }
 
@@ -187,7 +230,7 @@ impl<M: Memory> Share<M> {
             catalogue,
             config,
             silence,
-            residents: HashMap::default(),
+            residents: Residents::default(),
             resting: resting.into_iter().collect(),
             hearing,
             last_check_ms: i64::MIN,
@@ -199,7 +242,7 @@ impl<M: Memory> Share<M> {
 
     /// Sensors known to this share.
     pub fn known(&self) -> usize {
-        self.residents.len() + self.resting.len()
+        self.residents.0.len() + self.resting.len()
     }
 
     /// Takes a batch in: looks at the arrivals of its own sensors.
@@ -220,15 +263,16 @@ impl<M: Memory> Share<M> {
             silent: Vec::new(),
             known: 0,
         };
-        for (index, arrival) in (0_u32..).zip(batch.arrivals.iter()) {
-            let Arrival::Reading(reading) = arrival else {
-                continue;
-            };
-            if share_of(&reading.sensor, self.shares) != self.index {
-                continue;
+        let mut index = 0_u32;
+        for ahead in batch.arrivals.chunks(AHEAD) {
+            self.fetch(ahead);
+            for arrival in ahead {
+                if let Some(reading) = self.own(arrival) {
+                    let finding = self.observe(reading, &mut part.snapshots)?;
+                    part.found.push((index, finding));
+                }
+                index += 1;
             }
-            let finding = self.observe(reading, &mut part.snapshots)?;
-            part.found.push((index, finding));
         }
         if batch.now_ms.saturating_sub(self.last_check_ms) >= 1000 {
             self.last_check_ms = batch.now_ms;
@@ -239,6 +283,29 @@ impl<M: Memory> Share<M> {
         Ok(part)
     }
 
+    /// The reading, if it is one of a sensor of this share.
+    fn own<'a>(&self, arrival: &'a Arrival) -> Option<&'a Reading> {
+        match arrival {
+            Arrival::Reading(reading) => {
+                (share_of(&reading.sensor, self.shares) == self.index).then_some(reading)
+            }
+            Arrival::Quarantine(_) => None,
+        }
+    }
+
+    /// Brings the states of the next arrivals from memory into the cache, all at once instead of
+    /// one after the other: with thousands of sensors none of them is there yet.
+    fn fetch(&self, ahead: &[Arrival]) {
+        let residents: SmallVec<[&Resident; AHEAD]> = ahead
+            .iter()
+            .filter_map(|arrival| self.residents.get(&self.own(arrival)?.sensor))
+            .collect();
+        let touched = residents
+            .iter()
+            .fold(0, |sum, resident| sum ^ resident.state.touch());
+        std::hint::black_box(touched);
+    }
+
     /// States that were computed from refused readings come back from the store, and what was told
     /// with a refused batch is told again.
     fn forget(&mut self, batch: &Batch) {
@@ -246,7 +313,7 @@ impl<M: Memory> Share<M> {
         if forget.is_some() {
             self.asked.clear();
             let recent = self.batches.saturating_sub(UNDER_WAY);
-            for resident in self.residents.values_mut() {
+            for resident in &mut self.residents.0 {
                 resident.silence_told.take_if(|told| *told >= recent);
             }
             for resting in self.resting.values_mut() {
@@ -261,7 +328,8 @@ impl<M: Memory> Share<M> {
                 }
             }
             Some(Forget::Everything) => {
-                let all: Vec<SensorId> = self.residents.keys().copied().collect();
+                let residents = self.residents.0.iter();
+                let all: Vec<SensorId> = residents.map(|resident| resident.sensor).collect();
                 for sensor in all {
                     self.rest(&sensor);
                 }
@@ -285,7 +353,7 @@ impl<M: Memory> Share<M> {
         reading: &Reading,
         snapshots: &mut Vec<(SensorId, Vec<u8>)>,
     ) -> Result<Finding, store::Error> {
-        if !self.residents.contains_key(&reading.sensor) && !self.wake(&reading.sensor)? {
+        if self.residents.get(&reading.sensor).is_none() && !self.wake(&reading.sensor)? {
             return Ok(Finding::TooManySensors);
         }
         let Some(resident) = self.residents.get_mut(&reading.sensor) else {
@@ -336,6 +404,7 @@ impl<M: Memory> Share<M> {
             return Ok(false);
         }
         let mut resident = Resident {
+            sensor: *sensor,
             state: SensorState::default(),
             touched: self.batches,
             heard_ms: i64::MIN,
@@ -350,7 +419,7 @@ impl<M: Memory> Share<M> {
             }
         }
         self.resting.remove(sensor);
-        self.residents.insert(*sensor, Box::new(resident));
+        self.residents.insert(resident);
         Ok(true)
     }
 
@@ -379,7 +448,7 @@ impl<M: Memory> Share<M> {
             self.wake(sensor)?;
         }
         let mut silent = Vec::new();
-        for (sensor, resident) in &mut self.residents {
+        for resident in &mut self.residents.0 {
             if resident.silence_told.is_some() {
                 continue;
             }
@@ -389,7 +458,7 @@ impl<M: Memory> Share<M> {
                 resident.silence_told = Some(self.batches);
                 let since_ms = since(heard_ms);
                 silent.push(Silence {
-                    sensor: *sensor,
+                    sensor: resident.sensor,
                     since_ms,
                     expected_ms,
                 });
@@ -403,7 +472,8 @@ impl<M: Memory> Share<M> {
     pub fn overdue_ms(&self) -> Option<i64> {
         let line = self.silence;
         self.residents
-            .values()
+            .0
+            .iter()
             .filter(|resident| resident.silence_told.is_none())
             .filter_map(|resident| {
                 let heard_ms = resident.state.received_ms.max(resident.heard_ms);
@@ -417,17 +487,18 @@ impl<M: Memory> Share<M> {
     fn put_to_sleep(&mut self) {
         let limit = u64::from(self.config.max_resident).div_ceil(self.shares);
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        if self.residents.len() <= limit {
+        if self.residents.0.len() <= limit {
             return;
         }
         let mut idle: Vec<(u64, SensorId)> = self
             .residents
+            .0
             .iter()
-            .filter(|(_, resident)| resident.touched + UNDER_WAY < self.batches)
-            .map(|(sensor, resident)| (resident.touched, *sensor))
+            .filter(|resident| resident.touched + UNDER_WAY < self.batches)
+            .map(|resident| (resident.touched, resident.sensor))
             .collect();
         idle.sort_unstable();
-        let excess = self.residents.len() - limit + limit / 8;
+        let excess = self.residents.0.len() - limit + limit / 8;
         for (_, sensor) in idle.into_iter().take(excess) {
             self.rest(&sensor);
         }

@@ -3,6 +3,7 @@
 //! fade day by day.
 
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 /// Histogram of sizes (numbers ≥ 0).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -15,6 +16,8 @@ pub struct Sketch {
     first: i32,
     weights: Vec<f32>,
     total: f32,
+    /// Sizes with their weights that have not been sorted into `weights` yet.
+    waiting: SmallVec<[(f32, f32); 8]>,
 }
 
 impl Sketch {
@@ -28,6 +31,7 @@ impl Sketch {
     /// Moves on to `day`; what is older weighs less.
     pub fn advance(&mut self, day: i64) {
         if self.total > 0.0 && day > self.day {
+            self.settle();
             #[allow(clippy::cast_possible_truncation, reason = "a factor from 0 to 1")]
             let fade = (-((day - self.day) as f64) / Self::DAYS).exp() as f32;
             self.zeros *= fade;
@@ -39,9 +43,30 @@ impl Sketch {
         self.day = self.day.max(day);
     }
 
-    /// Takes in the size of a finite number; with a weight below 1 it counts for less.
+    /// See `SensorState::touch`.
+    pub fn touch(&self) -> u64 {
+        u64::from(self.total.to_bits()) ^ self.waiting.len() as u64
+    }
+
+    /// Takes in the size of a finite number; with a weight below 1 it counts for less. Eight of
+    /// them are sorted in together: the buckets lie in memory that is slow to reach.
     pub fn push(&mut self, size: f64, weight: f32) {
         self.total += weight;
+        #[allow(clippy::cast_possible_truncation, reason = "sorted into wide buckets")]
+        self.waiting.push((size as f32, weight));
+        if self.waiting.len() == self.waiting.inline_size() {
+            self.settle();
+        }
+    }
+
+    /// Sorts in what waits, so that [`Sketch::quantile`] knows of it.
+    pub fn settle(&mut self) {
+        for (size, weight) in std::mem::take(&mut self.waiting) {
+            self.sort_in(f64::from(size), weight);
+        }
+    }
+
+    fn sort_in(&mut self, size: f64, weight: f32) {
         if size <= f64::from(f32::MIN_POSITIVE) {
             self.zeros += weight;
             return;
@@ -117,6 +142,11 @@ mod tests {
 
     use super::*;
 
+    fn settled(sketch: &mut Sketch) -> &Sketch {
+        sketch.settle();
+        sketch
+    }
+
     proptest! {
         #[test]
         fn quantiles_are_right_within_a_bucket(
@@ -132,7 +162,7 @@ mod tests {
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
             let at = (q * sorted.len() as f64) as usize;
             let near = |index: usize| sorted[index.min(sorted.len() - 1)];
-            let got = sketch.quantile(q);
+            let got = settled(&mut sketch).quantile(q);
             let (low, high) = (near(at.saturating_sub(1)) * 0.85, near(at + 1) * 1.15);
             prop_assert!((low..=high).contains(&got), "{got} is not from {low} to {high}");
         }
@@ -147,11 +177,14 @@ mod tests {
         for _ in 0..10 {
             sketch.push(1.0, 1.0);
         }
-        assert!(sketch.quantile(0.5) < 1e-9);
-        assert!((sketch.quantile(0.95) - 1.0).abs() < 0.15);
+        assert!(settled(&mut sketch).quantile(0.5) < 1e-9);
+        assert!((settled(&mut sketch).quantile(0.95) - 1.0).abs() < 0.15);
         sketch.push(1e9, 1.0);
-        assert!(sketch.quantile(0.9999) > 0.8e9);
-        assert!(sketch.quantile(0.95) < 1e-9, "too small beside the giant");
+        assert!(settled(&mut sketch).quantile(0.9999) > 0.8e9);
+        assert!(
+            settled(&mut sketch).quantile(0.95) < 1e-9,
+            "too small beside the giant"
+        );
         sketch.push(0.5, 1.0);
         assert!((sketch.weight() - 102.0).abs() < 1e-6);
     }
@@ -167,7 +200,7 @@ mod tests {
         for _ in 0..10 {
             sketch.push(1.0, 1.0);
         }
-        assert!((sketch.quantile(0.5) - 1.0).abs() < 0.15);
+        assert!((settled(&mut sketch).quantile(0.5) - 1.0).abs() < 0.15);
         sketch.advance(90);
         assert!(sketch.weight() < 16.0, "time does not go back");
     }

@@ -128,6 +128,11 @@ impl Window {
             .fold(Moments::default(), |all, (_, moments)| all.merge(moments));
     }
 
+    /// See `SensorState::touch`.
+    pub fn touch(&self) -> u64 {
+        self.pane.cast_unsigned() ^ u64::from(self.current.count ^ self.merged.count)
+    }
+
     /// Adds `x` at the time of the last [`Window::advance`].
     pub fn push(&mut self, x: f64) {
         self.current.push(x);

@@ -104,7 +104,8 @@ impl Embedded {
             .cache_size(mib(config.cache_mib))
             // What a start after a crash has to read: half a second's worth.
             .max_journaling_size(64 << 20)
-            .worker_threads(2)
+            // A second worker would spin while the first one merges.
+            .worker_threads(1)
             .open()
             .map_err(opened)?;
         let keyspace = |name: &str, memtable: u64| {

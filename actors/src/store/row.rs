@@ -18,8 +18,8 @@ fn time_from(bytes: [u8; 8]) -> i64 {
 
 /// `sensor ‖ 0`: ids hold no NUL, so no sensor's rows lie between another's.
 pub fn sensor_prefix(sensor: &SensorId) -> Vec<u8> {
-    let mut key = Vec::with_capacity(sensor.as_str().len() + 33);
-    key.extend_from_slice(sensor.as_str().as_bytes());
+    let mut key = Vec::with_capacity(sensor.as_bytes().len() + 33);
+    key.extend_from_slice(sensor.as_bytes());
     key.push(0);
     key
 }
@@ -86,7 +86,7 @@ pub fn split_by_time_key(key: &[u8]) -> Result<(i64, SensorId), Error> {
 /// [`Error::Damaged`].
 pub fn split_reading_key(sensor: &SensorId, key: &[u8]) -> Result<(i64, Identity), Error> {
     let tail = key
-        .get(sensor.as_str().len() + 1..)
+        .get(sensor.as_bytes().len() + 1..)
         .and_then(|tail| <&[u8; 24]>::try_from(tail).ok())
         .ok_or(Error::Damaged { what: "key" })?;
     let mut time = [0; 8];
