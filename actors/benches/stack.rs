@@ -132,7 +132,7 @@ fn main() {
         let judged = begun.elapsed();
         batch_of.commit(vec![Outcome::Stored; batch_of.arrivals.len()]);
         for job in scorer.take_jobs() {
-            scorer.install(job.run());
+            scorer.install(job.run().ok());
         }
         // Until its baseline speaks, a sensor is cheaper.
         if batch >= 6_000 {

@@ -191,6 +191,8 @@ pub struct Metrics {
     ledger: IntGaugeVec,
     /// Generation of the newest forest.
     pub forest_generation: IntGauge,
+    /// New forests that were not fit to take over.
+    pub forests_refused: IntCounter,
     /// Sensors that are known.
     pub sensors: IntGauge,
     /// Bytes of the store on disk.
@@ -364,6 +366,11 @@ impl Metrics {
                 registry,
                 "vigie_forest_generation",
                 "Generation of the newest isolation forest.",
+            )?,
+            forests_refused: counter(
+                registry,
+                "vigie_forests_refused_total",
+                "New isolation forests that were not fit to take over from the one before.",
             )?,
             sensors: gauge(registry, "vigie_sensors", "Sensors that are known.")?,
             store_bytes: gauge(

@@ -164,6 +164,7 @@ mod tests {
             line: 40.0,
             ratio: 2.5,
             since_ms: 1_790_000_000_000,
+            evidence: Vec::new(),
         };
         let mut notice = Notice {
             number: 1,

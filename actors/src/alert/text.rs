@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::clock::rfc3339;
 use crate::quantity::Catalogue;
 use crate::score::incident::{Notice, NoticeKind};
-use crate::score::rules::{Rule, Verdict};
+use crate::score::rules::{Evidence, Feature, Rule, Verdict};
 
 /// A number as people write it: as many digits as it needs, three behind the point at most.
 fn number(x: f64) -> String {
@@ -49,17 +49,19 @@ pub fn sentence(verdict: &Verdict, catalogue: &Catalogue) -> String {
             span(verdict.expected),
             span(verdict.line),
         ),
-        Rule::Forest => format!(
-            "quantities do not fit together{}: score {}, usual {} (line {})",
-            verdict
-                .quantity
-                .and_then(|id| catalogue.get(id))
-                .map(|spec| format!(", above all {}", spec.name))
-                .unwrap_or_default(),
-            number(verdict.observed),
-            number(verdict.expected),
-            number(verdict.line),
-        ),
+        Rule::Forest => {
+            format!(
+                "quantities do not fit together{}: score {}, usual {} (line {})",
+                verdict
+                    .quantity
+                    .and_then(|id| catalogue.get(id))
+                    .map(|spec| format!(", above all {}", spec.name))
+                    .unwrap_or_default(),
+                number(verdict.observed),
+                number(verdict.expected),
+                number(verdict.line),
+            ) + &evidence(verdict, catalogue)
+        }
         Rule::Range
         | Rule::Stuck
         | Rule::Rate
@@ -94,6 +96,45 @@ pub fn sentence(verdict: &Verdict, catalogue: &Catalogue) -> String {
                 ),
             }
         }
+    }
+}
+
+/// What the forest looked at: `; temperature's step is 7.2 spreads (usually -1.5 to 1.6)`.
+fn evidence(verdict: &Verdict, catalogue: &Catalogue) -> String {
+    let say = |evidence: &Evidence| {
+        let name = catalogue
+            .get(evidence.quantity)
+            .map_or("value", |spec| spec.name.as_str());
+        let [value, low, high] = [evidence.value, evidence.low, evidence.high].map(|x| {
+            let x = f64::from(x);
+            // A logarithm says nothing to people, a factor does.
+            let x = if evidence.feature == Feature::Noise {
+                x.exp()
+            } else {
+                x
+            };
+            number((x * 10.0).round() / 10.0)
+        });
+        match evidence.feature {
+            Feature::Distance => {
+                format!("{name} is {value} spreads from its baseline (usually {low} to {high})")
+            }
+            Feature::Deviation => {
+                format!("{name} is {value} spreads off its course (usually {low} to {high})")
+            }
+            Feature::Step => {
+                format!("{name} stepped by {value} spreads (usually {low} to {high})")
+            }
+            Feature::Noise => {
+                format!("{name} is {value} × as restless as usual ({low} to {high})")
+            }
+        }
+    };
+    let said: Vec<String> = verdict.evidence.iter().map(say).collect();
+    if said.is_empty() {
+        String::new()
+    } else {
+        format!("; {}", said.join(", "))
     }
 }
 
@@ -221,6 +262,7 @@ mod tests {
             line: 21.9,
             ratio: 16.87,
             since_ms: 1_790_000_000_000,
+            evidence: Vec::new(),
         };
         Notice {
             number: 1,
@@ -276,6 +318,31 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
+    }
+
+    #[test]
+    fn the_forest_says_what_it_saw() {
+        let evidence = |feature, value| Evidence {
+            quantity: TEMPERATURE,
+            feature,
+            value,
+            low: -0.5,
+            high: 1.25,
+        };
+        let verdict = Verdict {
+            rule: Rule::Forest,
+            observed: 0.75,
+            expected: 0.5,
+            line: 0.625,
+            evidence: vec![evidence(Feature::Step, 7.24), evidence(Feature::Noise, 2.0)],
+            ..notice(NoticeKind::Opened).incident.first
+        };
+        assert_eq!(
+            sentence(&verdict, &Catalogue::default()),
+            "quantities do not fit together, above all temperature: score 0.75, usual 0.5 \
+             (line 0.625); temperature stepped by 7.2 spreads (usually -0.5 to 1.3), \
+             temperature is 7.4 × as restless as usual (0.6 to 3.5)"
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::forest::{FitJob, Model};
+use super::forest::{FitJob, Model, Refused};
 use super::scorer::{IncidentMemory, Scored, Scorer};
 use crate::batch::{Batch, Refusal};
 use crate::metrics::Metrics;
@@ -60,8 +60,8 @@ impl<M: IncidentMemory + Unpin + Send + 'static> Stage for Gathering<M> {
     const NAME: &'static str = "scorer";
     type In = Part;
     type Out = Scored;
-    type Job = Box<dyn FnOnce() -> Option<Model> + Send>;
-    type Done = Option<Model>;
+    type Job = Box<dyn FnOnce() -> Result<Model, Refused> + Send>;
+    type Done = Result<Model, Refused>;
 
     fn handle(&mut self, part: Part) -> Result<Option<Scored>, Failure> {
         if !part.batch.is_current() {
@@ -92,23 +92,32 @@ impl<M: IncidentMemory + Unpin + Send + 'static> Stage for Gathering<M> {
     fn jobs(&mut self) -> Vec<Self::Job> {
         // Whatever happens to a job, its group must hear that it is over.
         let boxed = |job: FitJob| {
-            let guarded = move || catch_unwind(AssertUnwindSafe(|| job.run())).ok().flatten();
+            let guarded = move || {
+                catch_unwind(AssertUnwindSafe(|| job.run()))
+                    .unwrap_or(Err(Refused::Failed { rows: 0 }))
+            };
             Box::new(guarded) as Self::Job
         };
         self.scorer.take_jobs().into_iter().map(boxed).collect()
     }
 
-    fn done(&mut self, model: Option<Model>) {
-        if let Some(model) = &model {
-            self.metrics
-                .forest_generation
-                .set(i64::from(model.generation));
-            tracing::debug!(
-                generation = model.generation,
-                line = model.line(),
-                "a new forest"
-            );
+    fn done(&mut self, grown: Result<Model, Refused>) {
+        match &grown {
+            Ok(model) => {
+                self.metrics
+                    .forest_generation
+                    .set(i64::from(model.generation));
+                tracing::debug!(
+                    generation = model.generation,
+                    line = model.line(),
+                    "a new forest"
+                );
+            }
+            Err(refused) => {
+                self.metrics.forests_refused.inc();
+                tracing::warn!("a new forest was refused, the one before goes on: {refused}");
+            }
         }
-        self.scorer.install(model);
+        self.scorer.install(grown.ok());
     }
 }

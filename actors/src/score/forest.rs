@@ -12,17 +12,18 @@ use vigie_wire::QuantityId;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Config;
+use super::rules::{Evidence, Feature};
 use crate::stats::channel::Look;
 
-/// Features per quantity: z, distance from the short-term expectation, step, noise.
-pub const FEATURES: usize = 4;
+/// Features per quantity.
+pub const FEATURES: usize = Feature::ALL.len();
 /// Features beyond this many spreads say no more.
 const CLIP: f64 = 25.0;
 
 /// The quantities of a group, sorted.
 pub type GroupKey = SmallVec<[QuantityId; 4]>;
 
-/// Appends the features of one value.
+/// Appends the features of one value, in the order of [`Feature::ALL`].
 #[allow(
     clippy::cast_possible_truncation,
     reason = "clipped to ±25; the forest works in f32"
@@ -46,6 +47,8 @@ pub struct Model {
     pub group: GroupKey,
     /// The trees.
     pub forest: IsolationForest,
+    /// Of each feature the 5 % and the 95 % quantile over the training rows.
+    pub typical: Vec<(f32, f32)>,
 }
 
 /// What is stored of a model, in front of the forest's own bytes.
@@ -53,6 +56,7 @@ pub struct Model {
 struct Header {
     generation: u32,
     group: GroupKey,
+    typical: Vec<(f32, f32)>,
 }
 
 /// Stored bytes that are no model.
@@ -77,16 +81,48 @@ impl Model {
         quantile + (quantile - median) / 3.0
     }
 
-    /// The quantity that has most to do with the score of `row`.
-    pub fn subject(&self, row: &[f32]) -> Option<QuantityId> {
-        let contributions = self.forest.contributions(row).ok()?;
-        let sums = contributions
-            .chunks_exact(FEATURES)
-            .map(|of| of.iter().sum());
+    /// What has most to do with the score of `row`: the quantity, and the two features.
+    pub fn explain(&self, row: &[f32]) -> (Option<QuantityId>, Vec<Evidence>) {
+        let Ok(parts) = self.forest.contributions(row) else {
+            return (None, Vec::new());
+        };
+        let sums = parts.chunks_exact(FEATURES).map(|of| of.iter().sum());
         let most = sums
             .enumerate()
             .max_by(|(_, a): &(_, f32), (_, b)| a.total_cmp(b));
-        self.group.get(most?.0).copied()
+        let quantity = most.and_then(|(at, _)| self.group.get(at).copied());
+        let mut order: Vec<usize> = (0..parts.len()).filter(|at| parts[*at] > 0.0).collect();
+        order.sort_by(|a, b| parts[*b].total_cmp(&parts[*a]));
+        let evidence = |at: usize| Evidence {
+            quantity: self.group[at / FEATURES],
+            feature: Feature::ALL[at % FEATURES],
+            value: row[at],
+            low: self.typical[at].0,
+            high: self.typical[at].1,
+        };
+        (quantity, order.into_iter().take(2).map(evidence).collect())
+    }
+
+    fn accepted(&self, rows: &[f32], before: Option<&Self>) -> Result<(), Refused> {
+        let width = self.group.len() * FEATURES;
+        let strange = rows
+            .chunks_exact(width)
+            .filter(|row| self.ratio(self.forest.score_one(row)) >= 1.0)
+            .count();
+        let share = strange as f64 / (rows.len() / width).max(1) as f64;
+        if share > FitJob::ALARMS {
+            return Err(Refused::Alarms { share });
+        }
+        let to = self.line();
+        if to <= f64::from(self.forest.training_scores().median) {
+            return Err(Refused::Blind);
+        }
+        match before.map(Self::line) {
+            Some(from) if (to - from).abs() > FitJob::MOVED * from => {
+                Err(Refused::Moved { from, to })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// For the store.
@@ -94,6 +130,7 @@ impl Model {
         let header = Header {
             generation: self.generation,
             group: self.group.clone(),
+            typical: self.typical.clone(),
         };
         // Two integers and a short list always serialise.
         let mut bytes = postcard::to_allocvec(&header).unwrap_or_default();
@@ -109,13 +146,15 @@ impl Model {
         let (header, rest): (Header, _) =
             postcard::take_from_bytes(bytes).map_err(|_| NotAModel)?;
         let forest = IsolationForest::from_bytes(rest).map_err(|_| NotAModel)?;
-        if forest.n_features() != header.group.len() * FEATURES {
+        let width = header.group.len() * FEATURES;
+        if forest.n_features() != width || header.typical.len() != width {
             return Err(NotAModel);
         }
         Ok(Self {
             generation: header.generation,
             group: header.group,
             forest,
+            typical: header.typical,
         })
     }
 }
@@ -130,12 +169,58 @@ pub struct FitJob {
     samples: u32,
     contamination: f64,
     seed: u64,
+    /// The one in use.
+    before: Option<Arc<Model>>,
+}
+
+/// Why a new forest does not take over: the group keeps what it has.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Refused {
+    /// The job could not be done.
+    #[error("no forest could be grown from {rows} rows")]
+    Failed {
+        /// How many there were.
+        rows: usize,
+    },
+    /// It sees no difference between the rows that it grew from.
+    #[error("all rows that it grew from look the same to it")]
+    Blind,
+    /// It finds too many of the rows strange that it grew from.
+    #[error("it would alarm on {:.1} % of the rows that it grew from", share * 100.0)]
+    Alarms {
+        /// Which share, from 0 to 1.
+        share: f64,
+    },
+    /// Its idea of strange is another one.
+    #[error("its line is {to:.3}, that of the one in use {from:.3}")]
+    Moved {
+        /// Line of the forest in use.
+        from: f64,
+        /// Of the new one.
+        to: f64,
+    },
 }
 
 impl FitJob {
-    /// Grows the forest: a few milliseconds. `None` if the rows do not give one (then the group
-    /// keeps what it has).
-    pub fn run(self) -> Option<Model> {
+    /// A new forest may find so many of its own rows strange, …
+    const ALARMS: f64 = 0.01;
+    /// … and its line may be apart from that of the one before by this share.
+    const MOVED: f64 = 0.3;
+
+    /// Grows the forest, a few milliseconds, and looks whether it is fit to take over.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn run(self) -> Result<Model, Refused> {
+        let rows = self.rows.len() / (self.group.len() * FEATURES).max(1);
+        let before = self.before.clone();
+        let model = self.grow().ok_or(Refused::Failed { rows })?;
+        model.0.accepted(&model.1, before.as_deref())?;
+        Ok(model.0)
+    }
+
+    /// The forest, and the rows that it grew from.
+    fn grow(self) -> Option<(Model, Vec<f32>)> {
         let seed = xxh3_64(
             &[
                 self.seed.to_le_bytes(),
@@ -150,14 +235,31 @@ impl FitJob {
             .seed(seed)
             .check()
             .ok()?;
-        let forest = params
-            .fit_rows(&self.rows, self.group.len() * FEATURES)
-            .ok()?;
-        Some(Model {
+        let width = self.group.len() * FEATURES;
+        let forest = params.fit_rows(&self.rows, width).ok()?;
+        let model = Model {
             generation: self.generation,
             group: self.group,
             forest,
-        })
+            typical: (0..width)
+                .map(|at| typical(&self.rows, width, at))
+                .collect(),
+        };
+        Some((model, self.rows))
+    }
+}
+
+/// Nine tenths of feature `at` of `rows`.
+fn typical(rows: &[f32], width: usize, at: usize) -> (f32, f32) {
+    let mut column: Vec<f32> = rows.iter().skip(at).step_by(width).copied().collect();
+    column.sort_unstable_by(f32::total_cmp);
+    let edge = column.len() / 20;
+    match (
+        column.get(edge),
+        column.get(column.len().saturating_sub(edge + 1)),
+    ) {
+        (Some(low), Some(high)) => (*low, *high),
+        _ => (0.0, 0.0),
     }
 }
 
@@ -256,6 +358,7 @@ impl Group {
             samples: config.forest_samples,
             contamination: config.forest_contamination,
             seed: config.seed,
+            before: self.model.clone(),
         })
     }
 
@@ -281,23 +384,26 @@ mod tests {
         [noise(1), noise(2), noise(3), noise(4)]
     }
 
+    fn job(rows: Vec<f32>, before: Option<Arc<Model>>) -> FitJob {
+        FitJob {
+            generation: 7,
+            group: GroupKey::from_slice(&[TEMPERATURE]),
+            rows,
+            trees: 100,
+            samples: 256,
+            contamination: 0.001,
+            seed: 1,
+            before,
+        }
+    }
+
     fn grown(config: &Config) -> Model {
         let mut group = Group::new(GroupKey::from_slice(&[TEMPERATURE]), None, config);
         for n in 0..300 {
             assert_eq!(group.due(7, config).is_some(), n == 256, "after {n} rows");
             group.learn(&row(n), config.seed);
         }
-        FitJob {
-            generation: 7,
-            group: group.key.clone(),
-            rows: group.sample.clone(),
-            trees: 100,
-            samples: 256,
-            contamination: 0.001,
-            seed: 1,
-        }
-        .run()
-        .unwrap()
+        job(group.sample.clone(), None).run().unwrap()
     }
 
     #[test]
@@ -309,8 +415,17 @@ mod tests {
         assert!(over <= 4, "{over} of 2,000 ordinary rows over the line");
         let stranger = [12.0, -12.0, 12.0, 3.0];
         assert!(model.ratio(model.forest.score_one(&stranger)) > 1.0);
-        assert_eq!(model.subject(&stranger), Some(TEMPERATURE));
-        assert_eq!(model.subject(&stranger[..2]), None);
+        let (quantity, evidence) = model.explain(&stranger);
+        assert_eq!(quantity, Some(TEMPERATURE));
+        assert_eq!(evidence.len(), 2, "{evidence:?}");
+        for evidence in evidence {
+            assert!((-1.1..-0.7).contains(&evidence.low), "{evidence:?}");
+            assert!((0.7..1.1).contains(&evidence.high), "{evidence:?}");
+            assert!(evidence.value.abs() >= 3.0, "{evidence:?}");
+        }
+        let jump = [0.1, 0.2, 20.0, 0.1];
+        assert_eq!(model.explain(&jump).1[0].feature, Feature::Step);
+        assert_eq!(model.explain(&stranger[..2]), (None, Vec::new()));
     }
 
     #[test]
@@ -323,5 +438,39 @@ mod tests {
         damaged[middle] ^= 1;
         assert!(Model::from_bytes(&damaged).is_err());
         assert!(Model::from_bytes(&[]).is_err());
+    }
+
+    #[test]
+    fn a_bad_new_forest_does_not_take_over() {
+        let good = Arc::new(grown(&Config::default()));
+        let rows: Vec<f32> = (0..1000).flat_map(row).collect();
+        assert!(job(rows.clone(), Some(Arc::clone(&good))).run().is_ok());
+
+        // A line at the median of its own rows: every other reading would be strange.
+        let mut loose = job(rows.clone(), Some(Arc::clone(&good)));
+        loose.contamination = 0.5;
+        assert!(matches!(loose.run(), Err(Refused::Alarms { share }) if share > 0.01));
+
+        let same = job([0.0; 4 * 256].to_vec(), Some(Arc::clone(&good)));
+        assert_eq!(same.run(), Err(Refused::Blind));
+
+        // Four giants among a thousand: nothing smaller would ever be strange again.
+        let mut giants = rows;
+        giants[..4 * FEATURES].fill(25.0);
+        let mut high = job(giants, Some(Arc::clone(&good)));
+        high.contamination = 0.0001;
+        let refused = high.run();
+        let Err(Refused::Moved { from, to }) = refused else {
+            panic!("{:?}", refused.map(|model| model.line()));
+        };
+        assert!(to > 1.3 * from);
+
+        let none = job(Vec::new(), Some(Arc::clone(&good))).run();
+        assert_eq!(none, Err(Refused::Failed { rows: 0 }));
+
+        let config = Config::default();
+        let mut group = Group::new(good.group.clone(), Some(Arc::clone(&good)), &config);
+        group.install(None);
+        assert_eq!(group.model(), Some(&good));
     }
 }

@@ -373,6 +373,7 @@ mod tests {
             line: 24.0,
             ratio,
             since_ms: 1_000_000,
+            evidence: Vec::new(),
         }
     }
 

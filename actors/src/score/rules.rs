@@ -82,6 +82,50 @@ impl Severity {
     }
 }
 
+/// What the forest looks at, for each quantity; all in the sensor's own spreads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Feature {
+    /// Distance from the baseline of the window.
+    Distance,
+    /// Distance from the short-term expectation.
+    Deviation,
+    /// From the reading before.
+    Step,
+    /// Present noise over usual noise, as a natural logarithm.
+    Noise,
+}
+
+impl Feature {
+    /// In the order of a row.
+    pub const ALL: [Self; 4] = [Self::Distance, Self::Deviation, Self::Step, Self::Noise];
+
+    /// As in the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Distance => "distance",
+            Self::Deviation => "deviation",
+            Self::Step => "step",
+            Self::Noise => "noise",
+        }
+    }
+}
+
+/// A feature that made the forest find a reading strange.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// Of which quantity.
+    pub quantity: QuantityId,
+    /// What of it.
+    pub feature: Feature,
+    /// As it is.
+    pub value: f32,
+    /// Nine tenths of the readings that the forest learned from are between this …
+    pub low: f32,
+    /// … and this.
+    pub high: f32,
+}
+
 /// One rule that fired, with everything that explains it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
@@ -100,6 +144,8 @@ pub struct Verdict {
     pub ratio: f64,
     /// Since when it has been so.
     pub since_ms: i64,
+    /// Of the forest: the two features that say most, the stronger one first.
+    pub evidence: Vec<Evidence>,
 }
 
 impl Verdict {
@@ -144,6 +190,7 @@ pub fn judge(
             line,
             ratio: IMPLAUSIBLE,
             since_ms: time_ms,
+            evidence: Vec::new(),
         });
         return IMPLAUSIBLE;
     }
@@ -164,6 +211,7 @@ pub fn judge(
             line,
             ratio: f64::from(length) / line,
             since_ms,
+            evidence: Vec::new(),
         };
         add(verdict.ratio, verdict);
     }
@@ -195,6 +243,7 @@ pub fn judge(
             line: f64::from(line),
             ratio,
             since_ms: time_ms,
+            evidence: Vec::new(),
         };
         add(ratio, verdict);
     }
@@ -210,6 +259,7 @@ pub fn judge(
             line: look.mean + way * line * look.spread,
             ratio,
             since_ms: look.frozen_since.unwrap_or(time_ms),
+            evidence: Vec::new(),
         };
         add(ratio, verdict);
     }
@@ -257,6 +307,7 @@ fn silence_verdict(gap_ms: i64, expected_ms: i64, line_ms: i64, since_ms: i64) -
         // Silence is certain, not a matter of degree: as urgent as twice a line.
         ratio: 2.0 * gap_ms as f64 / line_ms.max(1) as f64,
         since_ms,
+        evidence: Vec::new(),
     }
 }
 

@@ -371,14 +371,16 @@ impl<M: IncidentMemory> Scorer<M> {
                     reading.score = reading.score.max(score_of(ratio));
                     if ratio >= 1.0 {
                         *learn = *learn && ratio < 2.0;
+                        let (quantity, evidence) = model.explain(row);
                         reading.fired.push(Verdict {
                             rule: Rule::Forest,
-                            quantity: model.subject(row),
+                            quantity,
                             observed: f64::from(*score),
                             expected: f64::from(model.forest.training_scores().median),
                             line: model.line(),
                             ratio,
                             since_ms: reading.time_ms,
+                            evidence,
                         });
                     }
                 }

@@ -26,8 +26,8 @@ use crate::score::scorer::IncidentMemory;
 use crate::stats::share::{Memory, Recalled, Resting};
 use crate::stats::state::SensorState;
 
-/// Format of the whole store; a store with a newer one is not opened.
-const FORMAT: u32 = 1;
+/// Format of the whole store; a store with another one is not opened.
+const FORMAT: u32 = 2;
 
 /// Handle to the open store; clones share it.
 #[derive(Clone)]
@@ -90,7 +90,7 @@ impl Embedded {
     /// Opens the store in `dir`, or makes it. Repairs what a crash left half-written.
     ///
     /// # Errors
-    /// [`Error::Locked`], [`Error::Open`] or [`Error::NewerFormat`].
+    /// [`Error::Locked`], [`Error::Open`] or [`Error::OtherFormat`].
     pub fn open(dir: &Path, config: &Config) -> Result<Self, Error> {
         let opened = |error| match error {
             fjall::Error::Locked => Error::Locked(dir.into()),
@@ -143,8 +143,8 @@ impl Embedded {
         };
         match store.meta_value::<u32>("format")? {
             None => store.put_meta("format", &FORMAT)?,
-            Some(found) if found > FORMAT => {
-                return Err(Error::NewerFormat {
+            Some(found) if found != FORMAT => {
+                return Err(Error::OtherFormat {
                     found,
                     known: FORMAT,
                 });

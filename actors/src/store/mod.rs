@@ -59,9 +59,11 @@ pub enum Error {
         /// What the database said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// It was written by a newer engine.
-    #[error("the store has format {found}, this engine knows {known}; use a newer engine")]
-    NewerFormat {
+    /// It was written by another version of the engine.
+    #[error(
+        "the store has format {found}, this engine knows {known}; use the engine that wrote it, or another data directory"
+    )]
+    OtherFormat {
         /// The store's.
         found: u32,
         /// This engine's.
@@ -81,7 +83,7 @@ pub enum Error {
 
 /// First byte of each stored state: another version is not read, but learned anew from the
 /// readings.
-const STATE_VERSION: u8 = 2;
+const STATE_VERSION: u8 = 3;
 
 /// A sensor's state as it is stored.
 ///

@@ -145,7 +145,7 @@ impl Timeline {
             batch.arrivals.len()
         ]);
         for job in self.scorer.take_jobs() {
-            self.scorer.install(job.run());
+            self.scorer.install(job.run().ok());
         }
         Ok(())
     }

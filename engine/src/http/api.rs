@@ -437,6 +437,18 @@ struct Anomaly<'a> {
     severity: &'static str,
     since: i64,
     text: String,
+    /// Of the forest: what it found strange, in the sensor's own spreads.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    evidence: Vec<Strange<'a>>,
+}
+
+#[derive(Serialize)]
+struct Strange<'a> {
+    quantity: Option<&'a str>,
+    feature: &'static str,
+    value: f32,
+    /// Nine tenths of the readings that the forest learned from.
+    usual: (f32, f32),
 }
 
 /// Name and unit of what a verdict speaks of.
@@ -479,6 +491,18 @@ pub(super) fn anomalies(
                     severity: verdict.severity().name(),
                     since: verdict.since_ms,
                     text: sentence(verdict, catalogue),
+                    evidence: verdict
+                        .evidence
+                        .iter()
+                        .map(|evidence| Strange {
+                            quantity: catalogue
+                                .get(evidence.quantity)
+                                .map(|spec| spec.name.as_str()),
+                            feature: evidence.feature.name(),
+                            value: evidence.value,
+                            usual: (evidence.low, evidence.high),
+                        })
+                        .collect(),
                 },
             )
         },
@@ -504,6 +528,8 @@ struct Episode<'a> {
     quantity: Option<&'a str>,
     anomalies: u32,
     text: String,
+    /// The next two rules that fired with the first.
+    also: Vec<String>,
 }
 
 /// `GET /api/v1/incidents`: oldest first, by the time of their opening.
@@ -530,6 +556,11 @@ pub(super) fn incidents(
                     quantity: subject(&incident.first, catalogue).0,
                     anomalies: incident.anomalies,
                     text: sentence(&incident.first, catalogue),
+                    also: incident
+                        .also
+                        .iter()
+                        .map(|verdict| sentence(verdict, catalogue))
+                        .collect(),
                 },
             )
         },

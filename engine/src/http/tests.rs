@@ -74,6 +74,7 @@ fn verdict() -> Verdict {
         line: 21.9,
         ratio: 16.87,
         since_ms: T0,
+        evidence: Vec::new(),
     }
 }
 
@@ -108,6 +109,7 @@ fn fill(store: &Embedded) {
         line: 40.0,
         ratio: 3.0,
         since_ms: T0,
+        evidence: Vec::new(),
     };
     for (at_ms, sensor, verdict) in [
         (T0 + 1, "C001", &verdict()),
@@ -124,7 +126,7 @@ fn fill(store: &Embedded) {
             last_ms: opened_ms,
             resolved_ms,
             first: verdict(),
-            also: Vec::new(),
+            also: vec![verdict()],
             worst: verdict(),
             severity: Severity::Critical,
             anomalies: 2,
@@ -406,7 +408,7 @@ async fn shapes_are_exact() {
             "id": format!("{sensor}-{opened}"), "sensor": sensor, "opened": opened,
             "resolved": resolved, "severity": "critical", "rule": "rate",
             "quantity": "temperature", "anomalies": 2,
-            "text": STEP,
+            "text": STEP, "also": [STEP],
         })
     };
     assert_eq!(
