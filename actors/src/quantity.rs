@@ -54,6 +54,19 @@ impl Config {
     }
 }
 
+/// Dew point in °C of air at `temperature` (°C, -45 to 60) and relative `humidity` (%, above 0, to
+/// 100): Magnus formula with the coefficients of Sonntag 1990 for water, right within 0.1 °C there.
+/// `None` outside, where it would only look like a number.
+pub fn dew_point(temperature: f64, humidity: f64) -> Option<f64> {
+    const A: f64 = 17.62;
+    const B: f64 = 243.12;
+    if !(-45.0..=60.0).contains(&temperature) || humidity <= 0.0 || humidity > 100.0 {
+        return None;
+    }
+    let gamma = (humidity / 100.0).ln() + A * temperature / (B + temperature);
+    Some(B * gamma / (A - gamma))
+}
+
 /// One quantity as the stages use it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Quantity {
@@ -219,6 +232,27 @@ mod tests {
             floor: None,
             error_codes: vec![],
         }
+    }
+
+    #[test]
+    fn dew_points_are_those_of_the_tables() {
+        for (temperature, humidity, expect) in [
+            (20.0, 50.0, 9.3),
+            (25.0, 60.0, 16.7),
+            (10.0, 90.0, 8.4),
+            (0.0, 100.0, 0.0),
+            (30.0, 30.0, 10.5),
+        ] {
+            let got = dew_point(temperature, humidity).unwrap();
+            assert!(
+                (got - expect).abs() < 0.1,
+                "{temperature} {humidity}: {got}"
+            );
+        }
+        assert_eq!(dew_point(20.0, 0.0), None);
+        assert_eq!(dew_point(f64::NAN, 50.0), None);
+        assert_eq!(dew_point(20.0, 100.5), None);
+        assert_eq!(dew_point(85.0, 50.0), None);
     }
 
     #[test]

@@ -173,6 +173,7 @@ mod tests {
                 sensor: "hall:C001".try_into().unwrap(),
                 opened_ms: 1_790_000_050_000,
                 last_ms: 1_790_000_050_000,
+                near_ms: 1_790_000_050_000,
                 resolved_ms: None,
                 first: verdict.clone(),
                 also: Vec::new(),

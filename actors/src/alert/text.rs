@@ -271,6 +271,7 @@ mod tests {
                 sensor: "C001".try_into().unwrap(),
                 opened_ms: 1_790_000_000_000,
                 last_ms: 1_790_000_000_000,
+                near_ms: 1_790_000_000_000,
                 resolved_ms: None,
                 worst: first.clone(),
                 also: vec![Verdict {

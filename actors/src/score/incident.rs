@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use vigie_wire::SensorId;
 use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
-use super::rules::{Rule, Severity, Verdict};
+use super::rules::{Near, Rule, Severity, Verdict};
 use crate::config::{Invalid, Span, in_range};
 
 /// Section `[incidents]`.
@@ -57,6 +57,8 @@ pub struct Incident {
     pub opened_ms: i64,
     /// Time of the last anomaly so far.
     pub last_ms: i64,
+    /// Until when it has been near its line at least.
+    pub near_ms: i64,
     /// Time of the end.
     pub resolved_ms: Option<i64>,
     /// The rule that fired first: the explanation.
@@ -79,6 +81,15 @@ impl Incident {
     /// `C001-1790000000123`: unique, and the same after any restart.
     pub fn id(&self) -> String {
         format!("{}-{}", self.sensor, self.opened_ms)
+    }
+
+    /// Over for so long that the next anomaly is another incident. The time spent near the line
+    /// counts as over here, so that a sensor which hovers there is heard when it leaves again.
+    fn is_past(&self, now_ms: i64, cool_down_ms: i64) -> bool {
+        self.resolved_ms.is_some_and(|resolved| {
+            let held_ms = self.near_ms - self.last_ms;
+            now_ms.saturating_sub(resolved - held_ms) > cool_down_ms
+        })
     }
 }
 
@@ -177,22 +188,26 @@ impl Incidents {
     }
 
     /// A reading of `sensor` at `time_ms`, looked at `now_ms`, with what fired on it (nothing, if it
-    /// is normal). An episode lives by `now_ms`: a backlog is news, however old its times.
+    /// is normal). With the rule that began an open incident `near` its line still, the incident goes on.
+    /// An episode lives by `now_ms`: a backlog is news, however old its times.
     pub fn reading(
         &mut self,
         sensor: SensorId,
         (time_ms, now_ms): (i64, i64),
-        fired: &[Verdict],
+        (fired, near): (&[Verdict], Near),
         changes: &mut Changes,
     ) {
         if fired.is_empty() {
             if let Some(incident) = self.current.get_mut(&sensor)
                 && incident.resolved_ms.is_none()
             {
-                // Heard again, and normal.
-                if incident.silent {
+                // Heard again.
+                if incident.silent || near.has(incident.first.rule) {
+                    if incident.silent {
+                        incident.last_ms = incident.last_ms.max(now_ms);
+                    }
                     incident.silent = false;
-                    incident.last_ms = incident.last_ms.max(now_ms);
+                    incident.near_ms = incident.near_ms.max(now_ms);
                     changes.incidents.push(incident.clone());
                 }
                 self.clear(sensor, now_ms, changes);
@@ -228,7 +243,7 @@ impl Incidents {
             .filter(|incident| {
                 incident.resolved_ms.is_none()
                     && !incident.silent
-                    && now_ms.saturating_sub(incident.last_ms) >= clear_after
+                    && now_ms.saturating_sub(incident.near_ms) >= clear_after
             })
             .map(|incident| incident.sensor)
             .collect();
@@ -237,11 +252,8 @@ impl Incidents {
             self.clear(sensor, now_ms, changes);
         }
         let cool_down = self.config.cool_down.as_ms();
-        self.current.retain(|_, incident| {
-            incident
-                .resolved_ms
-                .is_none_or(|resolved| now_ms.saturating_sub(resolved) <= cool_down)
-        });
+        self.current
+            .retain(|_, incident| !incident.is_past(now_ms, cool_down));
         let within = self.config.forest_within.as_ms();
         self.hints
             .retain(|_, hint| now_ms.saturating_sub(hint.first_ms) <= within);
@@ -253,7 +265,7 @@ impl Incidents {
         };
         if incident.resolved_ms.is_some()
             || incident.silent
-            || now_ms.saturating_sub(incident.last_ms) < self.config.clear_after.as_ms()
+            || now_ms.saturating_sub(incident.near_ms) < self.config.clear_after.as_ms()
         {
             return;
         }
@@ -278,13 +290,12 @@ impl Incidents {
             }
         });
         if let Some(incident) = self.current.get_mut(&sensor)
-            && incident
-                .resolved_ms
-                .is_none_or(|resolved| now_ms.saturating_sub(resolved) <= cool_down)
+            && !incident.is_past(now_ms, cool_down)
         {
             let was = incident.severity;
             incident.resolved_ms = None;
             incident.last_ms = incident.last_ms.max(now_ms);
+            incident.near_ms = incident.near_ms.max(now_ms);
             incident.anomalies = incident.anomalies.saturating_add(1);
             incident.silent = silent;
             if worst.ratio > incident.worst.ratio {
@@ -305,6 +316,7 @@ impl Incidents {
             sensor,
             opened_ms: time_ms,
             last_ms: now_ms,
+            near_ms: now_ms,
             resolved_ms: None,
             first: fired[0].clone(),
             also: fired.iter().skip(1).take(2).cloned().collect(),
@@ -379,11 +391,12 @@ mod tests {
 
     enum Event {
         Normal,
+        Close(Rule),
         Fired(Rule, f64),
         Silent,
         Tick,
     }
-    use Event::{Fired, Normal, Silent, Tick};
+    use Event::{Close, Fired, Normal, Silent, Tick};
 
     /// Feeds events (minute, event) and compares the notices (minute, kind).
     fn check(events: &[(i64, Event)], expect: &[(i64, NoticeKind)]) {
@@ -399,9 +412,16 @@ mod tests {
             let now = minute * MINUTE;
             let mut changes = Changes::default();
             match event {
-                Normal => incidents.reading(sensor, (now, now), &[], &mut changes),
+                Normal => {
+                    incidents.reading(sensor, (now, now), (&[], Near::default()), &mut changes);
+                }
+                Close(rule) => {
+                    let near = Near::from_iter([*rule]);
+                    incidents.reading(sensor, (now, now), (&[], near), &mut changes);
+                }
                 Fired(rule, ratio) => {
-                    incidents.reading(sensor, (now, now), &[verdict(*rule, *ratio)], &mut changes);
+                    let fired = [verdict(*rule, *ratio)];
+                    incidents.reading(sensor, (now, now), (&fired, Near::default()), &mut changes);
                 }
                 Silent => {
                     incidents.silence(sensor, now, &verdict(Rule::Silence, 2.0), &mut changes);
@@ -424,6 +444,23 @@ mod tests {
                 (12, Normal),
             ],
             &[(1, NoticeKind::Opened), (12, NoticeKind::Resolved)],
+        );
+    }
+
+    #[test]
+    fn near_the_line_it_is_not_over_but_nothing_begins_there() {
+        check(
+            &[
+                (1, Close(Rule::Z)),
+                (2, Fired(Rule::Z, 1.2)),
+                (10, Close(Rule::Z)),
+                (13, Tick),
+                (19, Close(Rule::Z)),
+                (22, Normal),
+                (25, Close(Rule::Rate)),
+                (30, Normal),
+            ],
+            &[(2, NoticeKind::Opened), (30, NoticeKind::Resolved)],
         );
     }
 
@@ -518,7 +555,8 @@ mod tests {
             let now = 100 * MINUTE + step * 1000;
             let mut changes = Changes::default();
             let old = now - 90 * MINUTE;
-            incidents.reading(sensor, (old, now), &[verdict(Rule::Z, 1.2)], &mut changes);
+            let fired = [verdict(Rule::Z, 1.2)];
+            incidents.reading(sensor, (old, now), (&fired, Near::default()), &mut changes);
             incidents.tick(now, &mut changes);
             kinds.extend(changes.notices.iter().map(|notice| notice.kind));
         }

@@ -165,16 +165,49 @@ const Z_LINE: f64 = 8.0;
 /// Ratio of a value that cannot be true: three times over any line.
 const IMPLAUSIBLE: f64 = 3.0;
 
+/// An incident ends below this share of the line that began it: what swings about a line is one
+/// episode.
+const NEAR: f64 = 0.7;
+
+/// Rules that are over their lines, or not far below.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Near(u16);
+
+impl Near {
+    /// Is `rule` among them?
+    pub fn has(self, rule: Rule) -> bool {
+        self.0 & (1 << rule as u16) != 0
+    }
+
+    fn look(&mut self, rule: Rule, ratio: f64) {
+        if ratio >= NEAR {
+            self.0 |= 1 << rule as u16;
+        }
+    }
+}
+
+impl FromIterator<Rule> for Near {
+    fn from_iter<I: IntoIterator<Item = Rule>>(rules: I) -> Self {
+        let mut near = Self::default();
+        for rule in rules {
+            near.look(rule, 1.0);
+        }
+        near
+    }
+}
+
 /// Judges one value, with lines `margin` times as high as measured. Returns the largest ratio of the
-/// rules, and adds what fired to `fired`.
+/// rules, adds what fired to `fired` and what was close to `near`.
 pub fn judge(
     look: &Look,
     time_ms: i64,
     catalogue: &Catalogue,
     margin: f64,
     fired: &mut Vec<Verdict>,
+    near: &mut Near,
 ) -> f64 {
     if !look.plausible {
+        near.look(Rule::Range, IMPLAUSIBLE);
         let line = catalogue.get(look.quantity).map_or(0.0, |spec| {
             if look.value < spec.min {
                 spec.min
@@ -197,6 +230,7 @@ pub fn judge(
     let mut worst = 0.0_f64;
     let mut add = |ratio: f64, verdict: Verdict| {
         worst = worst.max(ratio);
+        near.look(verdict.rule, ratio);
         if ratio >= 1.0 {
             fired.push(verdict);
         }
@@ -349,7 +383,14 @@ mod tests {
 
     fn judged(look: &Look, margin: f64) -> (f64, Vec<Verdict>) {
         let mut fired = Vec::new();
-        let worst = judge(look, 7, &Catalogue::default(), margin, &mut fired);
+        let worst = judge(
+            look,
+            7,
+            &Catalogue::default(),
+            margin,
+            &mut fired,
+            &mut Near::default(),
+        );
         (worst, fired)
     }
 

@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 use super::Config;
 use super::forest::{FEATURES, FitJob, Group, GroupKey, Model, features};
 use super::incident::{Changes, Incident, Incidents};
-use super::rules::{Rule, Verdict, judge, judge_gap, judge_silence};
+use super::rules::{Near, Rule, Verdict, judge, judge_gap, judge_silence};
 use crate::batch::Batch;
 use crate::quantity::Catalogue;
 use crate::reading::{Arrival, Reading};
@@ -48,6 +48,8 @@ pub struct ScoredReading {
     pub z: SmallVec<[f32; 2]>,
     /// r / (1 + r) of the largest ratio r: 0.5 is the line.
     pub score: f32,
+    /// Which rules are not far enough below their lines to end an incident.
+    pub near: Near,
     /// Generation of the forest that took part; 0 if none did.
     pub generation: u32,
     /// What fired, most telling first. Empty for most readings.
@@ -292,6 +294,7 @@ impl<M: IncidentMemory> Scorer<M> {
         };
         let mut fired = Vec::new();
         let mut worst = 0.0_f64;
+        let mut near = Near::default();
         for look in &observed.looks {
             let ratio = judge(
                 look,
@@ -299,6 +302,7 @@ impl<M: IncidentMemory> Scorer<M> {
                 &self.catalogue,
                 self.margin,
                 &mut fired,
+                &mut near,
             );
             worst = worst.max(ratio);
         }
@@ -316,6 +320,7 @@ impl<M: IncidentMemory> Scorer<M> {
             entered: observed.entered,
             z,
             score: score_of(worst),
+            near,
             generation: 0,
             fired,
             skipped: observed.skipped,
@@ -419,7 +424,7 @@ impl<M: IncidentMemory> Scorer<M> {
                     let excused = excused.map(|at| row.fired.remove(at));
                     let changes = &mut scored.changes;
                     self.incidents
-                        .reading(reading.sensor, times, &row.fired, changes);
+                        .reading(reading.sensor, times, (&row.fired, row.near), changes);
                     // The row tells of the gap all the same: rules depend on readings alone.
                     row.fired.extend(excused);
                     row.fired.sort_by_key(|verdict| verdict.rule);
@@ -427,7 +432,8 @@ impl<M: IncidentMemory> Scorer<M> {
                 Kind::Late => {
                     row.fired.clear();
                     let changes = &mut scored.changes;
-                    self.incidents.reading(reading.sensor, times, &[], changes);
+                    self.incidents
+                        .reading(reading.sensor, times, (&[], Near::default()), changes);
                 }
                 Kind::Duplicate | Kind::TooManySensors => {}
             }

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use vigie_actors::alert::text::sentence;
-use vigie_actors::quantity::Catalogue;
+use vigie_actors::quantity::{self, Catalogue};
 use vigie_actors::reading::Identity;
 use vigie_actors::score::incident::Incident;
 use vigie_actors::score::rules::{Rule, Verdict};
@@ -16,7 +16,7 @@ use vigie_actors::store;
 use vigie_actors::store::embedded::{Embedded, Page, StoredReading};
 use vigie_actors::store::row::{self, StoredValue};
 use vigie_actors::supervise::chain;
-use vigie_wire::SensorId;
+use vigie_wire::{HUMIDITY, SensorId, TEMPERATURE};
 
 /// Items in a list if the question does not say.
 const LIMIT: usize = 100;
@@ -235,6 +235,21 @@ fn seconds(ms: i64) -> f64 {
 /// Values under the names of their quantities.
 struct Values<'a>(&'a Catalogue, &'a [StoredValue]);
 
+/// Under this name the dew point is given, where temperature and humidity allow it and no quantity
+/// of the sensor has the name.
+const DEW_POINT: &str = "dew_point";
+
+impl Values<'_> {
+    fn dew_point(&self) -> Option<f64> {
+        let value = |id| self.1.iter().find(|value| value.quantity == id);
+        if self.0.iter().any(|(_, spec)| spec.name == DEW_POINT) {
+            return None;
+        }
+        let dew_point = quantity::dew_point(value(TEMPERATURE)?.value, value(HUMIDITY)?.value)?;
+        Some((dew_point * 100.0).round() / 100.0)
+    }
+}
+
 impl Serialize for Values<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
@@ -242,6 +257,9 @@ impl Serialize for Values<'_> {
             if let Some(spec) = self.0.get(value.quantity) {
                 map.serialize_entry(&spec.name, &value.value)?;
             }
+        }
+        if let Some(dew_point) = self.dew_point() {
+            map.serialize_entry(DEW_POINT, &dew_point)?;
         }
         map.end()
     }
