@@ -13,6 +13,8 @@ mod common;
 use common::{Bench, NOBODY, START_MS, fleet, in_system, reading, sensor, stored};
 use vigie_actors::pipeline::Settings;
 use vigie_actors::reading::Arrival;
+use vigie_actors::score::ForestPer;
+use vigie_actors::score::scorer::IncidentMemory;
 use vigie_actors::stats::share::Memory;
 use vigie_actors::stats::state::SensorState;
 use vigie_actors::store::embedded::Embedded;
@@ -428,6 +430,53 @@ fn restarts_change_nothing() {
         let bench = Bench::start(dir.path(), &settings);
         assert_eq!(facts_without_scores(&bench.store, SENSORS), facts_before);
         assert_eq!(states(&bench.store, SENSORS), states_before);
+        bench.stop().await;
+    });
+}
+
+/// A forest for each sensor where that is wanted; of each the store keeps the newest two, and a
+/// start under the other setting does not use them.
+#[test]
+fn a_forest_per_sensor_where_configured() {
+    const SENSORS: u64 = 3;
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = Settings {
+        event_time: true,
+        ..Settings::default()
+    };
+    settings.score.forest_per = ForestPer::Sensor;
+    settings.score.refit_every = 200;
+    settings.stats.warmup_readings = 100;
+    in_system(async {
+        let bench = Bench::start(dir.path(), &settings);
+        bench.send(&fleet(SENSORS, 1_500), 64).await;
+        let mut groups: Vec<_> = bench
+            .store
+            .newest_models()
+            .unwrap()
+            .into_iter()
+            .map(|model| (model.group.sensor, model.generation))
+            .collect();
+        groups.sort_unstable();
+        let sensors: Vec<_> = groups.iter().map(|(sensor, _)| *sensor).collect();
+        let expect: Vec<_> = (0..SENSORS).map(|index| Some(sensor(index))).collect();
+        assert_eq!(sensors, expect);
+        assert!(
+            groups.iter().all(|(_, generation)| *generation > 6),
+            "grown again and again: {groups:?}"
+        );
+        assert_eq!(bench.store.count_models().unwrap(), 6, "two of each");
+        let row = stored(&bench.store, &sensor(1)).pop().unwrap().row;
+        assert!(row.generation > 0 && row.score > 0.0, "{row:?}");
+        bench.stop().await;
+    });
+    settings.score.forest_per = ForestPer::Group;
+    in_system(async {
+        let bench = Bench::start(dir.path(), &settings);
+        let more: Vec<Arrival> = fleet(SENSORS, 1_510).split_off(1_500 * 3);
+        bench.send(&more, 64).await;
+        let row = stored(&bench.store, &sensor(1)).pop().unwrap().row;
+        assert_eq!(row.generation, 0, "no forest of all has been grown yet");
         bench.stop().await;
     });
 }

@@ -32,6 +32,10 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
             message.detail
         ));
     }
+    say(&format!(
+        "{} isolation forests kept",
+        ground.store.count_models()?
+    ));
     let held = ground.store.count_readings()?;
     if held != ledger.stored {
         return Err(anyhow!(

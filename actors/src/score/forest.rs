@@ -1,5 +1,5 @@
 //! One isolation forest per group of sensors (those with the same set of quantities), on
-//! dimensionless features, so that ten thousand sensors share one. Pure: growing a forest is a job
+//! dimensionless features, so that ten thousand sensors share one; or one per sensor. Pure: growing a forest is a job
 //! that the caller runs wherever it likes.
 
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use linfa::ParamGuard;
 use linfa_isolation_forest::IsolationForest;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
-use vigie_wire::QuantityId;
+use vigie_wire::{QuantityId, SensorId};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Config;
@@ -20,8 +20,21 @@ pub const FEATURES: usize = Feature::ALL.len();
 /// Features beyond this many spreads say no more.
 const CLIP: f64 = 25.0;
 
-/// The quantities of a group, sorted.
-pub type GroupKey = SmallVec<[QuantityId; 4]>;
+/// Whose forest it is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct GroupKey {
+    /// What its sensors measure, in the order of a row.
+    pub quantities: SmallVec<[QuantityId; 4]>,
+    /// The only one that it is for, if it is not for all.
+    pub sensor: Option<SensorId>,
+}
+
+impl GroupKey {
+    /// Features of a row.
+    pub fn width(&self) -> usize {
+        self.quantities.len() * FEATURES
+    }
+}
 
 /// Appends the features of one value, in the order of [`Feature::ALL`].
 #[allow(
@@ -90,11 +103,11 @@ impl Model {
         let most = sums
             .enumerate()
             .max_by(|(_, a): &(_, f32), (_, b)| a.total_cmp(b));
-        let quantity = most.and_then(|(at, _)| self.group.get(at).copied());
+        let quantity = most.and_then(|(at, _)| self.group.quantities.get(at).copied());
         let mut order: Vec<usize> = (0..parts.len()).filter(|at| parts[*at] > 0.0).collect();
         order.sort_by(|a, b| parts[*b].total_cmp(&parts[*a]));
         let evidence = |at: usize| Evidence {
-            quantity: self.group[at / FEATURES],
+            quantity: self.group.quantities[at / FEATURES],
             feature: Feature::ALL[at % FEATURES],
             value: row[at],
             low: self.typical[at].0,
@@ -104,7 +117,7 @@ impl Model {
     }
 
     fn accepted(&self, rows: &[f32], before: Option<&Self>) -> Result<(), Refused> {
-        let width = self.group.len() * FEATURES;
+        let width = self.group.width();
         let strange = rows
             .chunks_exact(width)
             .filter(|row| self.ratio(self.forest.score_one(row)) >= 1.0)
@@ -146,7 +159,7 @@ impl Model {
         let (header, rest): (Header, _) =
             postcard::take_from_bytes(bytes).map_err(|_| NotAModel)?;
         let forest = IsolationForest::from_bytes(rest).map_err(|_| NotAModel)?;
-        let width = header.group.len() * FEATURES;
+        let width = header.group.width();
         if forest.n_features() != width || header.typical.len() != width {
             return Err(NotAModel);
         }
@@ -212,7 +225,7 @@ impl FitJob {
     /// # Errors
     /// [`Refused`].
     pub fn run(self) -> Result<Model, Refused> {
-        let rows = self.rows.len() / (self.group.len() * FEATURES).max(1);
+        let rows = self.rows.len() / self.group.width().max(1);
         let before = self.before.clone();
         let model = self.grow().ok_or(Refused::Failed { rows })?;
         model.0.accepted(&model.1, before.as_deref())?;
@@ -235,7 +248,7 @@ impl FitJob {
             .seed(seed)
             .check()
             .ok()?;
-        let width = self.group.len() * FEATURES;
+        let width = self.group.width();
         let forest = params.fit_rows(&self.rows, width).ok()?;
         let model = Model {
             generation: self.generation,
@@ -384,10 +397,17 @@ mod tests {
         [noise(1), noise(2), noise(3), noise(4)]
     }
 
+    fn group() -> GroupKey {
+        GroupKey {
+            quantities: SmallVec::from_slice(&[TEMPERATURE]),
+            sensor: None,
+        }
+    }
+
     fn job(rows: Vec<f32>, before: Option<Arc<Model>>) -> FitJob {
         FitJob {
             generation: 7,
-            group: GroupKey::from_slice(&[TEMPERATURE]),
+            group: group(),
             rows,
             trees: 100,
             samples: 256,
@@ -398,7 +418,7 @@ mod tests {
     }
 
     fn grown(config: &Config) -> Model {
-        let mut group = Group::new(GroupKey::from_slice(&[TEMPERATURE]), None, config);
+        let mut group = Group::new(group(), None, config);
         for n in 0..300 {
             assert_eq!(group.due(7, config).is_some(), n == 256, "after {n} rows");
             group.learn(&row(n), config.seed);

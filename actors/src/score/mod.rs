@@ -13,6 +13,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Invalid, Span, in_range};
 
+/// Who shares an isolation forest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ForestPer {
+    /// All sensors with the same quantities: soon grown, and small for any number of sensors.
+    #[default]
+    Group,
+    /// Each sensor has its own: for few sensors that are unlike each other. About half a megabyte
+    /// for each.
+    Sensor,
+}
+
 /// Section `[score]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -24,7 +36,9 @@ pub struct Config {
     pub silence_intervals: f64,
     /// … but never before this time.
     pub silence_least: Span,
-    /// Trees of each group's isolation forest.
+    /// Who shares an isolation forest.
+    pub forest_per: ForestPer,
+    /// Trees of each isolation forest.
     pub forest_trees: u32,
     /// Readings on which each tree is grown.
     pub forest_samples: u32,
@@ -32,7 +46,7 @@ pub struct Config {
     pub forest_contamination: f64,
     /// Where all random choices come from.
     pub seed: u64,
-    /// A forest is grown anew after this many readings of its group (and at the doublings before).
+    /// A forest is grown anew after this many readings of its sensors (and at the doublings before).
     /// 0: never again after the first.
     pub refit_every: u32,
 }
@@ -43,6 +57,7 @@ impl Default for Config {
             false_alarms_per_week: 1.0,
             silence_intervals: 4.0,
             silence_least: Span::secs(5),
+            forest_per: ForestPer::Group,
             forest_trees: 100,
             forest_samples: 256,
             forest_contamination: 0.001,

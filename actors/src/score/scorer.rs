@@ -8,10 +8,10 @@ use smallvec::SmallVec;
 use vigie_wire::SensorId;
 use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
-use super::Config;
-use super::forest::{FEATURES, FitJob, Group, GroupKey, Model, features};
+use super::forest::{FitJob, Group, GroupKey, Model, features};
 use super::incident::{Changes, Incident, Incidents};
 use super::rules::{Near, Rule, Verdict, judge, judge_gap, judge_silence};
+use super::{Config, ForestPer};
 use crate::batch::Batch;
 use crate::quantity::Catalogue;
 use crate::reading::{Arrival, Reading};
@@ -169,6 +169,10 @@ impl<M: IncidentMemory> Scorer<M> {
         for model in scorer.memory.newest_models()? {
             scorer.next_generation = scorer.next_generation.max(model.generation + 1);
             let key = model.group.clone();
+            // Grown under another setting.
+            if key.sensor.is_some() != (scorer.config.forest_per == ForestPer::Sensor) {
+                continue;
+            }
             let group = Group::new(key.clone(), Some(Arc::new(model)), &scorer.config);
             scorer.by_key.insert(key, scorer.groups.len());
             scorer.groups.push((group, Rows::default()));
@@ -310,7 +314,12 @@ impl<M: IncidentMemory> Scorer<M> {
             let ratio = judge_gap(gap, expected, reading.order_ms, self.line, &mut fired);
             worst = worst.max(ratio);
         }
-        self.gather(at, &observed, kind == Kind::Entered && fired.is_empty());
+        self.gather(
+            at,
+            reading.sensor,
+            &observed,
+            kind == Kind::Entered && fired.is_empty(),
+        );
         #[allow(clippy::cast_possible_truncation, reason = "shown and compared as f32")]
         let z = observed.looks.iter().map(|look| look.z as f32).collect();
         ScoredReading {
@@ -330,13 +339,16 @@ impl<M: IncidentMemory> Scorer<M> {
     }
 
     /// Puts the reading's features beside those of its group.
-    fn gather(&mut self, at: usize, observed: &Observed, learn: bool) {
+    fn gather(&mut self, at: usize, sensor: SensorId, observed: &Observed, learn: bool) {
         let ready =
             |look: &crate::stats::channel::Look| look.plausible && look.warm && look.residual_warm;
         if observed.looks.is_empty() || !observed.looks.iter().all(ready) {
             return;
         }
-        let key: GroupKey = observed.looks.iter().map(|look| look.quantity).collect();
+        let key = GroupKey {
+            quantities: observed.looks.iter().map(|look| look.quantity).collect(),
+            sensor: (self.config.forest_per == ForestPer::Sensor).then_some(sensor),
+        };
         let group = if let Some(group) = self.by_key.get(&key) {
             *group
         } else {
@@ -358,7 +370,7 @@ impl<M: IncidentMemory> Scorer<M> {
             if rows.of.is_empty() {
                 continue;
             }
-            let width = group.key().len() * FEATURES;
+            let width = group.key().width();
             if let Some(model) = group.model() {
                 self.scores.clear();
                 self.scores.resize(rows.of.len(), 0.0);

@@ -150,7 +150,7 @@ impl Committer {
             write.notice(notice, &self.channels)?;
         }
         for model in &scored.models {
-            write.model(model);
+            write.model(model)?;
         }
         if ledger != self.ledger {
             write.ledger(&ledger)?;

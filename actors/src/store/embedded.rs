@@ -264,6 +264,14 @@ impl Embedded {
             .map_err(failed)
     }
 
+    /// Number of stored forests: of each group the newest, and the one before.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn count_models(&self) -> Result<usize, Error> {
+        self.models.len().map_err(failed)
+    }
+
     /// Readings of one sensor with `from_ms` ≤ order time < `to_ms`, oldest first.
     ///
     /// # Errors
@@ -615,12 +623,27 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// A forest.
-    pub fn model(&mut self, model: &Model) {
-        let mut key: Vec<u8> = model.group.iter().map(|quantity| quantity.0).collect();
-        key.push(u8::MAX);
-        key.extend_from_slice(&model.generation.to_be_bytes());
+    /// A forest. Of its group the one before is kept as well, older ones go.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn model(&mut self, model: &Model) -> Result<(), Error> {
+        let group = row::group_prefix(&model.group);
+        let mut before = Vec::new();
+        for guard in self.store.models.prefix(&group) {
+            let key = guard.key().map_err(failed)?;
+            if key.len() == group.len() + size_of::<u32>() {
+                before.push(key);
+            }
+        }
+        let key = [group.as_slice(), &model.generation.to_be_bytes()].concat();
+        before.retain(|other| **other != *key);
+        before.pop();
+        for old in before {
+            self.batch.remove(&self.store.models, old);
+        }
         self.batch.insert(&self.store.models, key, model.to_bytes());
+        Ok(())
     }
 
     /// A quarantined message under its number.
@@ -719,20 +742,6 @@ impl Embedded {
         by_time(&self.incidents, span, after, limit, |_, value| {
             decode(value, "incident")
         })
-    }
-
-    /// The forest of one generation.
-    ///
-    /// # Errors
-    /// [`Error`] if the store cannot be read.
-    pub fn model(&self, generation: u32) -> Result<Option<Model>, Error> {
-        for guard in self.models.iter() {
-            let (key, value) = guard.into_inner().map_err(failed)?;
-            if key.ends_with(&generation.to_be_bytes()) {
-                return Ok(Model::from_bytes(&value).ok());
-            }
-        }
-        Ok(None)
     }
 }
 

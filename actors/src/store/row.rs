@@ -6,6 +6,7 @@ use vigie_wire::{QuantityId, SensorId};
 
 use super::Error;
 use crate::reading::{Identity, Reading};
+use crate::score::forest::GroupKey;
 
 /// Order time so that bytes sort like numbers, negative ones too.
 fn time_bytes(ms: i64) -> [u8; 8] {
@@ -36,6 +37,17 @@ pub fn reading_key(sensor: &SensorId, order_ms: i64, identity: Identity) -> Vec<
 pub fn reading_floor(sensor: &SensorId, order_ms: i64) -> Vec<u8> {
     let mut key = sensor_prefix(sensor);
     key.extend_from_slice(&time_bytes(order_ms));
+    key
+}
+
+/// `quantities ‖ 255 ‖ sensor ‖ 0`, the sensor and its NUL only of a forest for one: in front of the
+/// generation of a forest.
+pub fn group_prefix(group: &GroupKey) -> Vec<u8> {
+    let mut key: Vec<u8> = group.quantities.iter().map(|quantity| quantity.0).collect();
+    key.push(u8::MAX);
+    if let Some(sensor) = &group.sensor {
+        key.extend_from_slice(&sensor_prefix(sensor));
+    }
     key
 }
 
