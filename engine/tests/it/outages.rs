@@ -10,7 +10,8 @@ use rand::{Rng as _, SeedableRng as _};
 use super::harness::{
     Engine, PATIENCE, Process, Published, now_ms, setting, simulate_args, stored, wait_until,
 };
-use super::mosquitto::Mosquitto;
+use super::mosquitto::{Mosquitto, NODE};
+use super::mqtt::{Publisher, Version};
 
 /// A fleet that publishes at a broker, and an engine that subscribes there.
 struct Bench {
@@ -136,4 +137,67 @@ fn a_frozen_broker_is_given_up_and_nothing_is_lost() {
     let (sent, stored, missing) = bench.settle();
     assert_eq!((sent - stored, missing), (0, 0), "lost and reported");
     bench.engine.process.stop();
+}
+
+/// Both sources at once: devices at the listener do not notice that the broker is gone, and the
+/// other way round nothing is lost either.
+#[test]
+fn the_listener_goes_on_while_the_broker_is_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(mut mosquitto) = Mosquitto::start(dir.path()) else {
+        return;
+    };
+    let [flag, config] = mosquitto.config(dir.path(), "");
+    let engine = Engine::run_with(dir.path(), &["--mqtt", "127.0.0.1:0", &flag, &config]);
+    engine.wait_subscribed();
+    let reading = |sensor: &str, seq: u64| {
+        let time_ms = now_ms();
+        format!(r#"{{"id":"{sensor}","boot":"a","seq":{seq},"t":{time_ms},"temperature":21}}"#)
+    };
+    let mut here = Publisher::connect(engine.mqtt(), Version::V5);
+    let mut there = Publisher::connect_as(mosquitto.plain, Version::V5, Some(NODE));
+    for seq in 0..10 {
+        here.publish(
+            "sensors/H001/reading",
+            reading("H001", seq).as_bytes(),
+            false,
+        );
+        there.publish(
+            "sensors/T001/reading",
+            reading("T001", seq).as_bytes(),
+            false,
+        );
+    }
+    engine.wait_stored(20);
+
+    mosquitto.down("TERM");
+    wait_until("the loss of the broker", PATIENCE, || {
+        match engine.count("vigie_broker_connected") {
+            0 => Ok(()),
+            _ => Err("still connected".to_owned()),
+        }
+    });
+    for seq in 10..60 {
+        here.publish(
+            "sensors/H001/reading",
+            reading("H001", seq).as_bytes(),
+            false,
+        );
+    }
+    assert_eq!(engine.ledger("stored"), 70, "acknowledged means stored");
+
+    mosquitto.up();
+    let mut there = Publisher::connect_as(mosquitto.plain, Version::V5, Some(NODE));
+    for seq in 10..20 {
+        there.publish(
+            "sensors/T001/reading",
+            reading("T001", seq).as_bytes(),
+            false,
+        );
+    }
+    engine.wait_stored(80);
+    let different = stored(&engine);
+    assert_eq!(different.len(), 80);
+    assert!(different.values().all(|times| *times == 1), "stored twice");
+    assert_eq!(engine.ledger("missing"), 0);
 }
