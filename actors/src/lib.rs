@@ -4,7 +4,8 @@
 //!  sources ──Delivery──▶ Ingest ──Arrived──▶ Stats[i] ──Part──▶ Scorer ──Scored──▶ Store ──▶ answer
 //!     ▲                                                                             │
 //!     └──────────────────── the batch's answer: acknowledge ◀───────────────────────┤
-//!                                                              Alerter ◀──Noticed───┘
+//!                                                              Alerter ◀──Noticed───┤
+//!                                              Forwarder ◀──what is in line for MongoDB─┘
 //! ```
 //!
 //! A reading is acknowledged only when it is durable; a redelivery changes nothing; a reading that
@@ -15,6 +16,7 @@ pub mod alert;
 pub mod batch;
 pub mod clock;
 pub mod config;
+pub mod forward;
 pub mod ingest;
 pub mod message;
 pub mod metrics;

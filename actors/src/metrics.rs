@@ -1,6 +1,8 @@
 //! Every metric of the stream: name, help, unit, labels. Counters are atomics handed to each
 //! stage's constructor; nothing here blocks a stage for longer than one lock per batch.
 
+mod forwarder;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,6 +16,7 @@ use prometheus::{
 use vigie_wire::{QuantityId, SensorId};
 use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
+pub use self::forwarder::ForwarderMetrics;
 use crate::alert::Why;
 use crate::ingest::broker::failure_labels;
 use crate::quantity::Catalogue;

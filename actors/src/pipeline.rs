@@ -12,6 +12,7 @@ use crate::alert::Channel;
 use crate::alert::actor::Alerter;
 use crate::batch::Epochs;
 use crate::clock::Clock;
+use crate::forward::actor::Forwarder;
 use crate::ingest::actor::{Ingest, arrived};
 use crate::ingest::intake::{self, Intake, Refused};
 use crate::message::{Arrived, Drain, Noticed, Tick, To};
@@ -25,7 +26,7 @@ use crate::store::actor::Storing;
 use crate::store::committer::Committer;
 use crate::store::embedded::Embedded;
 use crate::supervise::{Guard, Health, Sabotage, Shell, chain};
-use crate::{score, stats, store};
+use crate::{forward, score, stats, store};
 
 /// Settings of the stages.
 #[derive(Debug, Clone, Default)]
@@ -42,6 +43,8 @@ pub struct Settings {
     pub credits: usize,
     /// Time is that of the readings instead of the clock's: for recorded data.
     pub event_time: bool,
+    /// A MongoDB to copy to.
+    pub forward: Option<forward::Settings>,
     /// Stages that panic on purpose, for tests of supervision.
     pub sabotage: Vec<(&'static str, Sabotage)>,
 }
@@ -78,12 +81,14 @@ pub struct Pipeline {
     ingest: Addr<Ingest>,
     /// One per channel.
     alerters: Vec<Addr<Alerter>>,
+    forwarder: Option<Addr<Forwarder>>,
     /// Until when they may deliver, once the end is near.
     closing: Arc<OnceLock<tokio::time::Instant>>,
     /// In the order of the stream.
     stages: Vec<Draining>,
     arbiters: Vec<Arbiter>,
-    alerter_arbiters: Vec<Arbiter>,
+    /// Of those that the stream does not wait for.
+    background: Vec<Arbiter>,
     health: Arc<Health>,
     hearing: Arc<Hearing>,
     store: Embedded,
@@ -145,16 +150,32 @@ impl Pipeline {
 
         let closing = Arc::new(OnceLock::new());
         let names: Vec<&'static str> = channels.iter().map(|channel| channel.name()).collect();
-        let mut alerter_arbiters = Vec::new();
+        let mut background = Vec::new();
         let alerters: Vec<Addr<Alerter>> = channels
             .into_iter()
             .map(|channel| {
                 let guard = guard(Alerter::NAME);
                 let closing = Arc::clone(&closing);
                 let alerter = Alerter::new(store.clone(), channel, guard, metrics, closing);
-                start(&mut alerter_arbiters, alerter)
+                start(&mut background, alerter)
             })
             .collect();
+
+        let target = settings.forward.as_ref().map(|forward| &forward.target);
+        let mirror = store
+            .mirror_to(target.map(ToString::to_string).as_deref())
+            .map_err(|error| chain(&error))?;
+        if let Some(mirror) = mirror.filter(|mirror| mirror.backlog.is_some()) {
+            tracing::info!(
+                target_database = mirror.target,
+                "what is stored already is copied to MongoDB as well"
+            );
+        }
+        let forwarder = settings.forward.clone().map(|forward| {
+            let (catalogue, clock) = (Arc::clone(catalogue), Arc::clone(&clock));
+            let forwarder = Forwarder::new(forward, store.clone(), catalogue, clock);
+            start(&mut background, forwarder)
+        });
 
         let storing = {
             let (store, config) = (store.clone(), settings.store.clone());
@@ -277,10 +298,11 @@ impl Pipeline {
             intake,
             ingest,
             alerters,
+            forwarder,
             closing,
             stages,
             arbiters,
-            alerter_arbiters,
+            background,
             health,
             hearing,
             store,
@@ -306,11 +328,15 @@ impl Pipeline {
     /// second.
     pub fn ticker(&self) -> impl Fn() + Send + 'static {
         let (ingest, alerters) = (self.ingest.clone(), self.alerters.clone());
+        let forwarder = self.forwarder.clone();
         move || {
             // Full: there is so much to do that time passes with it.
             let _busy = ingest.try_send(Tick);
             for alerter in &alerters {
                 let _busy = alerter.try_send(Tick);
+            }
+            if let Some(forwarder) = &forwarder {
+                let _busy = forwarder.try_send(Tick);
             }
         }
     }
@@ -346,12 +372,15 @@ impl Pipeline {
         // notice is in the outbox until it is delivered.
         let drained = join_all(self.alerters.iter().map(|alerter| alerter.send(Drain)));
         let delivered = tokio::time::timeout_at(notices_end, drained).await.is_ok();
+        if let Some(forwarder) = &self.forwarder {
+            let _no_hurry = tokio::time::timeout_at(notices_end, forwarder.send(Drain)).await;
+        }
         let persisted = self.store.persist().map_err(|error| chain(&error));
-        for arbiter in self.arbiters.iter().chain(&self.alerter_arbiters) {
+        for arbiter in self.arbiters.iter().chain(&self.background) {
             arbiter.stop();
         }
         if delivered {
-            for arbiter in self.alerter_arbiters {
+            for arbiter in self.background {
                 let _ended = arbiter.join();
             }
         }

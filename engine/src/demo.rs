@@ -33,6 +33,7 @@ fn tame(config: &mut Config) {
         ..listener::Config::default()
     };
     config.mqtt.host = None;
+    config.mongodb.uri = None;
     config.email.smtp_host = None;
     config.incidents.clear_after = Span::secs(15);
     config.incidents.cool_down = Span::secs(30);

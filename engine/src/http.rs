@@ -28,6 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use vigie_actors::clock::{Clock, rfc3339};
+use vigie_actors::forward;
 use vigie_actors::ingest::broker::{Link, LinkState};
 use vigie_actors::metrics::Metrics;
 use vigie_actors::quantity::Catalogue;
@@ -66,6 +67,8 @@ pub(crate) struct State {
     pub mqtt_addr: Option<SocketAddr>,
     /// The connection to an external broker.
     pub link: Option<Arc<Link>>,
+    /// The copy in MongoDB.
+    pub copy: Option<forward::Board>,
     /// True once the engine takes nothing more in.
     pub draining: watch::Receiver<bool>,
 }
@@ -262,6 +265,7 @@ enum Route {
     Anomalies,
     Incidents,
     Ledger,
+    Mongodb,
 }
 
 impl Route {
@@ -277,6 +281,7 @@ impl Route {
             ["api", "v1", "anomalies"] => Self::Anomalies,
             ["api", "v1", "incidents"] => Self::Incidents,
             ["api", "v1", "ledger"] => Self::Ledger,
+            ["api", "v1", "mongodb"] => Self::Mongodb,
             _ => return None,
         })
     }
@@ -284,7 +289,7 @@ impl Route {
     /// Parameters that it understands.
     const fn parameters(&self) -> &'static [&'static str] {
         match self {
-            Self::Page | Self::Metrics | Self::Live | Self::Ledger => &[],
+            Self::Page | Self::Metrics | Self::Live | Self::Ledger | Self::Mongodb => &[],
             Self::Ready => &["verbose"],
             Self::Sensors => &["limit", "cursor"],
             Self::Readings(_) | Self::Anomalies | Self::Incidents => {
@@ -400,6 +405,10 @@ impl Shared {
                 .await
             }
             Route::Ledger => self.read(JSON, |state| api::ledger(&state.store)).await,
+            Route::Mongodb => {
+                self.read(JSON, |state| api::mongodb(state.copy.as_ref()))
+                    .await
+            }
         }
     }
 
@@ -522,6 +531,16 @@ impl Shared {
             };
             Part::new("broker", true, detail)
         });
+        // Nor does a database that is away keep anything from being stored.
+        let copy = self.state.copy.as_ref().map(|copy| {
+            let progress = copy.look();
+            let detail = match &progress.trouble {
+                None if progress.connected => format!("{} rows wait", progress.waiting),
+                None => format!("connecting to {}", progress.target),
+                Some(trouble) => format!("{} rows wait: {trouble}", progress.waiting),
+            };
+            Part::new("mongodb", true, detail)
+        });
         let draining = if *self.state.draining.borrow() {
             Part::new("draining", false, "the engine is shutting down")
         } else {
@@ -529,6 +548,7 @@ impl Shared {
         };
         let mut parts = vec![store, stream, listener];
         parts.extend(broker);
+        parts.extend(copy);
         parts.push(draining);
         parts
     }

@@ -15,15 +15,17 @@ use vigie_actors::alert::Channel;
 use vigie_actors::alert::mail::EmlFiles;
 use vigie_actors::alert::mail::smtp::Smtp;
 use vigie_actors::clock::{Clock, SystemClock};
+use vigie_actors::forward;
 use vigie_actors::ingest::broker::{Broker, Link, Subscriptions, Surroundings};
 use vigie_actors::ingest::decode::Decode;
 use vigie_actors::ingest::intake::Intake;
 use vigie_actors::ingest::listener::Listener;
 use vigie_actors::ingest::payload::Decoder;
-use vigie_actors::metrics::{BoardConfig, Metrics};
+use vigie_actors::metrics::{BoardConfig, ForwarderMetrics, Metrics};
 use vigie_actors::pipeline::{Pipeline, Settings, open_store};
 use vigie_actors::quantity::Catalogue;
 use vigie_actors::store::embedded::Embedded;
+use vigie_actors::store::mongo::Target;
 
 use crate::config::Config;
 use crate::console::{Console, say};
@@ -61,6 +63,7 @@ pub(crate) fn settings(config: &Config, event_time: bool) -> Settings {
         store: config.store.clone(),
         credits: 0,
         event_time,
+        forward: None,
         sabotage: Vec::new(),
     }
 }
@@ -115,6 +118,8 @@ pub(crate) struct Service {
     link: Option<Arc<Link>>,
     http_addr: SocketAddr,
     data_dir: PathBuf,
+    /// Where everything is copied to.
+    copy: Option<Target>,
     /// Where mails go; `None`: there are none.
     mails: Option<String>,
 }
@@ -142,8 +147,12 @@ impl Service {
             None
         };
 
+        let forward = forward(config, mode, &registry)?;
         let pipeline = Pipeline::start(
-            &settings(config, mode.event_time),
+            &Settings {
+                forward: forward.clone(),
+                ..settings(config, mode.event_time)
+            },
             store.clone(),
             &catalogue,
             Arc::clone(&clock),
@@ -171,6 +180,7 @@ impl Service {
             token: config.http.token.clone(),
             mqtt_addr,
             link: link.clone(),
+            copy: forward.as_ref().map(|forward| forward.board.clone()),
             draining: stopped.clone(),
         };
         // The page stays up while the stream drains: it ends with the runtime.
@@ -212,6 +222,7 @@ impl Service {
             link,
             http_addr,
             data_dir: config.data_dir.clone(),
+            copy: forward.map(|forward| forward.target),
             mails: mode.mails.then(|| mails(config)),
         })
     }
@@ -247,6 +258,9 @@ impl Service {
             self.http_addr
         );
         text += &format!("  data  {}", self.data_dir.display());
+        if let Some(copy) = &self.copy {
+            text += &format!("\n  copy  MongoDB {copy}");
+        }
         if let Some(mails) = &self.mails {
             text += &format!("\n  mail  {mails}");
         }
@@ -295,6 +309,19 @@ impl Service {
         drop(self.edges);
         drained.map_err(|why| anyhow!("shut down before everything was done: {why}"))
     }
+}
+
+/// The copy to MongoDB, if there is one. What is replayed is nobody's present, and not copied.
+fn forward(
+    config: &Config,
+    mode: Mode,
+    registry: &prometheus::Registry,
+) -> anyhow::Result<Option<forward::Settings>> {
+    if mode.event_time || config.mongodb.uri.is_none() {
+        return Ok(None);
+    }
+    let metrics = ForwarderMetrics::new(registry)?;
+    Ok(forward::Settings::new(&config.mongodb, metrics))
 }
 
 /// Where mails go, for people.

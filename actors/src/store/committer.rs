@@ -45,6 +45,8 @@ pub struct Committer {
     quarantine_rows: u64,
     /// Numbers of the oldest kept and the next quarantined message.
     quarantine: (u64, u64),
+    /// There is a MongoDB to copy to.
+    forward: bool,
 }
 
 impl Committer {
@@ -61,12 +63,14 @@ impl Committer {
         let quarantine = store
             .quarantine_span()?
             .map_or((0, 0), |(oldest, newest)| (oldest, newest + 1));
+        let forward = store.mirror()?.is_some();
         Ok(Self {
             store,
             ledger,
             channels,
             quarantine_rows: u64::from(config.quarantine_rows),
             quarantine,
+            forward,
         })
     }
 
@@ -81,7 +85,7 @@ impl Committer {
     /// [`Error`]: nothing of the batch is stored.
     pub fn commit(&mut self, scored: &mut Scored) -> Result<Committed, Error> {
         let store = self.store.clone();
-        let mut write = store.write();
+        let mut write = store.write().forwarding(self.forward);
         let mut ledger = self.ledger.clone();
         let mut quarantine = self.quarantine;
         let arrivals = &scored.batch.arrivals;

@@ -5,7 +5,7 @@
 //! failed sync poisons the database for the process, so every error here is final for the writer.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fjall::compaction::Leveled;
 use fjall::config::{CompressionPolicy, FilterPolicy};
@@ -16,7 +16,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vigie_wire::SensorId;
 
-use super::row::{self, Row};
+use super::outgoing::{self, Outgoing};
+use super::row::{self, Row, StoredAnomaly, StoredReading};
 use super::{Config, Error, Ledger};
 use crate::reading::{Identity, Reading};
 use crate::score::forest::Model;
@@ -42,7 +43,11 @@ pub struct Embedded {
     outbox: Keyspace,
     quarantine: Keyspace,
     models: Keyspace,
+    outgoing: Keyspace,
+    rejected: Keyspace,
     meta: Keyspace,
+    /// Number of the next row for MongoDB.
+    line_end: Arc<Mutex<u64>>,
 }
 
 impl std::fmt::Debug for Embedded {
@@ -53,28 +58,6 @@ impl std::fmt::Debug for Embedded {
 
 fn failed(error: fjall::Error) -> Error {
     Error::Failed(Box::new(error))
-}
-
-/// A stored reading with what its key says.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StoredReading {
-    /// Order time.
-    pub order_ms: i64,
-    /// Boot and number, or what stands in for them.
-    pub identity: Identity,
-    /// The rest.
-    pub row: Row,
-}
-
-/// A stored anomaly.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StoredAnomaly {
-    /// Order time of the reading, or when the silence was noticed.
-    pub time_ms: i64,
-    /// Whose.
-    pub sensor: SensorId,
-    /// What fired.
-    pub verdict: Verdict,
 }
 
 /// Part of a listing, and where to go on.
@@ -138,9 +121,15 @@ impl Embedded {
             outbox: keyspace("outbox", small)?,
             quarantine: keyspace("quarantine", small)?,
             models: keyspace("models", small)?,
+            outgoing: keyspace("outgoing", small)?,
+            rejected: keyspace("rejected", small)?,
             meta: keyspace("meta", small)?,
+            line_end: Arc::default(),
             db,
         };
+        if let Some(last) = store.outgoing.last_key_value() {
+            *store.line_end() = number(last)? + 1;
+        }
         match store.meta_value::<u32>("format")? {
             None => store.put_meta("format", &FORMAT)?,
             Some(found) if found != FORMAT => {
@@ -152,6 +141,10 @@ impl Embedded {
             Some(_) => {}
         }
         Ok(store)
+    }
+
+    fn line_end(&self) -> MutexGuard<'_, u64> {
+        self.line_end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn meta_value<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Error> {
@@ -232,6 +225,7 @@ impl Embedded {
         Write {
             store: self,
             batch: self.db.batch().durability(Some(PersistMode::SyncData)),
+            outgoing: None,
         }
     }
 
@@ -334,7 +328,7 @@ impl Embedded {
     pub fn sensors(&self, after: Option<&[u8]>, limit: usize) -> Result<Page<SensorId>, Error> {
         let start = after.map(|key| [key, &[0]].concat()).unwrap_or_default();
         page(self.states.range(start..), limit, 0, |key, _| {
-            sensor_of(key)
+            row::sensor_before_nul(key)
         })
     }
 
@@ -468,19 +462,173 @@ impl Embedded {
     }
 }
 
+/// Where the copy in MongoDB stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct Mirror {
+    /// Which database; another one gets everything anew.
+    pub target: String,
+    /// What was stored before the copying began, as far as it is not copied yet.
+    pub backlog: Option<Backlog>,
+}
+
+/// What is stored but was never put in line: everything behind a key, readings first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct Backlog {
+    /// Anomalies are under way, the readings are done.
+    pub anomalies: bool,
+    /// The last key that is copied; empty at the beginning.
+    pub behind: Vec<u8>,
+}
+
+/// Rows that wait for MongoDB, with their numbers.
+pub type OutgoingRows = Vec<(u64, Result<Outgoing, Error>)>;
+
+/// The line in front of MongoDB.
+impl Embedded {
+    /// Where the copy stands; `None`: nothing is copied.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn mirror(&self) -> Result<Option<Mirror>, Error> {
+        self.meta_value("mirror")
+    }
+
+    /// Readings are to be copied to `target` from now on, or to nowhere. Another target gets
+    /// everything that is stored; without a target nothing waits any longer. Gives what is waiting.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be written.
+    pub fn mirror_to(&self, target: Option<&str>) -> Result<Option<Mirror>, Error> {
+        let known = self.mirror()?;
+        match target {
+            None => {
+                if known.is_some() {
+                    self.outgoing.clear().map_err(failed)?;
+                    self.meta.remove("mirror").map_err(failed)?;
+                    self.persist()?;
+                }
+                Ok(None)
+            }
+            Some(target) if known.as_ref().is_some_and(|known| known.target == target) => Ok(known),
+            Some(target) => {
+                let mirror = Mirror {
+                    target: target.to_owned(),
+                    backlog: Some(Backlog {
+                        anomalies: false,
+                        behind: Vec::new(),
+                    }),
+                };
+                self.put_meta("mirror", &mirror)?;
+                Ok(Some(mirror))
+            }
+        }
+    }
+
+    /// Keeps where the copying of the backlog stands. Not synced: after a crash some of it is
+    /// copied again, which changes nothing.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be written.
+    pub fn put_mirror(&self, mirror: &Mirror) -> Result<(), Error> {
+        self.meta
+            .insert("mirror", encode(mirror, "meta")?)
+            .map_err(failed)
+    }
+
+    /// Numbers of the oldest row that waits and of the next one; equal if none waits.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn outgoing_span(&self) -> Result<(u64, u64), Error> {
+        let first = self.outgoing.first_key_value().map(number).transpose()?;
+        let next = *self.line_end();
+        Ok((first.unwrap_or(next), next))
+    }
+
+    /// Rows that wait for MongoDB, from number `from` on.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn outgoing(&self, from: u64, limit: usize) -> Result<OutgoingRows, Error> {
+        self.outgoing
+            .range(from.to_be_bytes()..)
+            .take(limit)
+            .map(|guard| {
+                let (key, value) = guard.into_inner().map_err(failed)?;
+                Ok((number_of(&key)?, outgoing::decode(&value)))
+            })
+            .collect()
+    }
+
+    /// Rows that MongoDB has: they leave the line. Those that it will never take, with its words,
+    /// go aside. Not synced: after a crash they are sent again, which changes nothing.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be written.
+    pub fn forwarded(&self, rows: &[u64], rejected: &[(u64, String)]) -> Result<(), Error> {
+        let mut batch = self.db.batch();
+        for number in rows {
+            batch.remove(&self.outgoing, number.to_be_bytes());
+        }
+        for (number, words) in rejected {
+            batch.insert(&self.rejected, number.to_be_bytes(), words.as_bytes());
+        }
+        batch.commit().map_err(failed)
+    }
+
+    /// The next part of the backlog, and where to go on; `None`: there is none left.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn backlog(
+        &self,
+        backlog: &Backlog,
+        limit: usize,
+    ) -> Result<Option<(Vec<Outgoing>, Backlog)>, Error> {
+        type Decode = fn(&[u8], &[u8]) -> Result<Outgoing, Error>;
+        let (keyspace, decode): (_, Decode) = if backlog.anomalies {
+            (&self.anomalies, outgoing::anomaly)
+        } else {
+            (&self.readings, outgoing::reading)
+        };
+        let start = match backlog.behind.as_slice() {
+            [] => Vec::new(),
+            behind => [behind, &[0]].concat(),
+        };
+        let mut rows = Vec::new();
+        let mut behind = Vec::new();
+        for guard in keyspace.range(start..).take(limit) {
+            let (key, value) = guard.into_inner().map_err(failed)?;
+            rows.push(decode(&key, &value)?);
+            behind = key.to_vec();
+        }
+        if rows.is_empty() && backlog.anomalies {
+            return Ok(None);
+        }
+        let next = Backlog {
+            anomalies: backlog.anomalies || rows.is_empty(),
+            behind,
+        };
+        Ok(Some((rows, next)))
+    }
+}
+
+fn number_of(key: &[u8]) -> Result<u64, Error> {
+    <[u8; 8]>::try_from(key)
+        .map(u64::from_be_bytes)
+        .map_err(|_| Error::Damaged { what: "key" })
+}
+
+fn number(guard: fjall::Guard) -> Result<u64, Error> {
+    number_of(&guard.key().map_err(failed)?)
+}
+
 /// A row of the outbox: its key, and the notice unless it is damaged.
 pub type OutboxRow = (Vec<u8>, Result<Notice, Error>);
 
 /// The rows of one channel: its name, and a byte that no name holds.
 fn outbox_prefix(channel: &str) -> Vec<u8> {
     [channel.as_bytes(), &[0]].concat()
-}
-
-fn sensor_of(key: &[u8]) -> Result<SensorId, Error> {
-    std::str::from_utf8(key)
-        .ok()
-        .and_then(|id| SensorId::try_from(id).ok())
-        .ok_or(Error::Damaged { what: "key" })
 }
 
 /// Reads a keyspace whose keys begin with a time.
@@ -538,6 +686,8 @@ fn decode<T: DeserializeOwned>(bytes: &[u8], what: &'static str) -> Result<T, Er
 pub struct Write<'a> {
     store: &'a Embedded,
     batch: OwnedWriteBatch,
+    /// What is put in line for MongoDB; `None`: nothing is.
+    outgoing: Option<Vec<Vec<u8>>>,
 }
 
 impl std::fmt::Debug for Write<'_> {
@@ -549,13 +699,28 @@ impl std::fmt::Debug for Write<'_> {
 }
 
 impl Write<'_> {
+    /// What is stored by this write is put in line for MongoDB as well, if `forward`.
+    #[must_use]
+    pub fn forwarding(mut self, forward: bool) -> Self {
+        self.outgoing = forward.then(Vec::new);
+        self
+    }
+
+    fn forward(&mut self, kind: outgoing::Kind, key: &[u8], value: &[u8]) {
+        if let Some(rows) = &mut self.outgoing {
+            rows.push(outgoing::encode(kind, key, value));
+        }
+    }
+
     /// A reading, and its index entry if its key cannot be found by its device time.
     ///
     /// # Errors
     /// [`Error::Damaged`] if the row cannot be encoded.
     pub fn reading(&mut self, reading: &Reading, row: &Row) -> Result<(), Error> {
         let key = row::reading_key(&reading.sensor, reading.order_ms, reading.identity);
-        self.batch.insert(&self.store.readings, key, row.encode()?);
+        let value = row.encode()?;
+        self.forward(outgoing::Kind::Reading, &key, &value);
+        self.batch.insert(&self.store.readings, key, value);
         if reading.needs_index() {
             let key = row::identity_key(&reading.sensor, reading.identity);
             self.batch
@@ -579,8 +744,9 @@ impl Write<'_> {
         tail.push(verdict.rule as u8);
         tail.push(verdict.quantity.map_or(u8::MAX, |quantity| quantity.0));
         let key = row::by_time_key(time_ms, sensor, &tail);
-        self.batch
-            .insert(&self.store.anomalies, key, encode(verdict, "anomaly")?);
+        let value = encode(verdict, "anomaly")?;
+        self.forward(outgoing::Kind::Anomaly, &key, &value);
+        self.batch.insert(&self.store.anomalies, key, value);
         Ok(())
     }
 
@@ -686,8 +852,22 @@ impl Write<'_> {
     ///
     /// # Errors
     /// [`Error::Failed`]: nothing more can be written by this process.
-    pub fn commit(self) -> Result<(), Error> {
-        self.batch.commit().map_err(failed)
+    pub fn commit(mut self) -> Result<(), Error> {
+        let rows = self.outgoing.take().unwrap_or_default();
+        if rows.is_empty() {
+            return self.batch.commit().map_err(failed);
+        }
+        // Held until the rows can be seen: who reads the line by number must not meet a gap that is
+        // filled later.
+        let mut next = self.store.line_end();
+        let end = *next + rows.len() as u64;
+        for (number, row) in (*next..end).zip(rows) {
+            self.batch
+                .insert(&self.store.outgoing, number.to_be_bytes(), row);
+        }
+        self.batch.commit().map_err(failed)?;
+        *next = end;
+        Ok(())
     }
 }
 
@@ -698,12 +878,6 @@ impl Embedded {
     /// # Errors
     /// [`Error`] if the store cannot be read.
     pub fn quarantine_span(&self) -> Result<Option<(u64, u64)>, Error> {
-        let number = |guard: fjall::Guard| -> Result<u64, Error> {
-            let key = guard.key().map_err(failed)?;
-            <[u8; 8]>::try_from(&*key)
-                .map(u64::from_be_bytes)
-                .map_err(|_| Error::Damaged { what: "key" })
-        };
         match (
             self.quarantine.first_key_value(),
             self.quarantine.last_key_value(),
@@ -765,7 +939,7 @@ impl Memory for Embedded {
                     expected_ms: state.expected_gap_ms(),
                     silence_told: None,
                 };
-                Ok((sensor_of(&key)?, resting))
+                Ok((row::sensor_before_nul(&key)?, resting))
             })
             .collect()
     }

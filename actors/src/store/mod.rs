@@ -1,9 +1,13 @@
 //! Store: what is durable. `row` is the bytes of one reading, `embedded` the database that is
-//! always there, `committer` turns a scored batch into one atomic write.
+//! always there, `committer` turns a scored batch into one atomic write; `hourly` is what stays of
+//! readings for ever, `outgoing` what waits for MongoDB, `mongo` the MongoDB.
 
 pub mod actor;
 pub mod committer;
 pub mod embedded;
+pub mod hourly;
+pub mod mongo;
+pub mod outgoing;
 pub mod row;
 
 use std::path::PathBuf;

@@ -7,6 +7,7 @@ use vigie_wire::{QuantityId, SensorId};
 use super::Error;
 use crate::reading::{Identity, Reading};
 use crate::score::forest::GroupKey;
+use crate::score::rules::Verdict;
 
 /// Order time so that bytes sort like numbers, negative ones too.
 fn time_bytes(ms: i64) -> [u8; 8] {
@@ -81,15 +82,30 @@ pub fn split_by_time_key(key: &[u8]) -> Result<(i64, SensorId), Error> {
     let Some((time, rest)) = key.split_first_chunk::<8>() else {
         return Err(damaged);
     };
-    let end = rest
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(rest.len());
-    let sensor = std::str::from_utf8(&rest[..end])
+    Ok((time_from(*time), sensor_before_nul(rest)?))
+}
+
+/// The sensor at the beginning of `key`, up to a NUL or the end.
+///
+/// # Errors
+/// [`Error::Damaged`].
+pub fn sensor_before_nul(key: &[u8]) -> Result<SensorId, Error> {
+    let end = key.iter().position(|byte| *byte == 0).unwrap_or(key.len());
+    std::str::from_utf8(&key[..end])
         .ok()
         .and_then(|id| SensorId::try_from(id).ok())
-        .ok_or(damaged)?;
-    Ok((time_from(*time), sensor))
+        .ok_or(Error::Damaged { what: "key" })
+}
+
+/// The time behind `sensor ‖ 0` at the beginning of `key`.
+///
+/// # Errors
+/// [`Error::Damaged`].
+pub fn time_behind_nul(sensor: &SensorId, key: &[u8]) -> Result<i64, Error> {
+    key.get(sensor.as_bytes().len() + 1..)
+        .and_then(|rest| rest.first_chunk::<8>())
+        .map(|time| time_from(*time))
+        .ok_or(Error::Damaged { what: "key" })
 }
 
 /// Order time and identity of a [`reading_key`] whose sensor is known.
@@ -141,6 +157,28 @@ pub struct Row {
     pub next_s: Option<u32>,
     /// Its values.
     pub values: SmallVec<[StoredValue; 2]>,
+}
+
+/// A stored reading with what its key says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredReading {
+    /// Order time.
+    pub order_ms: i64,
+    /// Boot and number, or what stands in for them.
+    pub identity: Identity,
+    /// The rest.
+    pub row: Row,
+}
+
+/// A stored anomaly.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredAnomaly {
+    /// Order time of the reading, or when the silence was noticed.
+    pub time_ms: i64,
+    /// Whose.
+    pub sensor: SensorId,
+    /// What fired.
+    pub verdict: Verdict,
 }
 
 const ROW_VERSION: u8 = 1;

@@ -19,7 +19,8 @@ use vigie_actors::metrics::{BoardConfig, Metrics};
 use vigie_actors::pipeline::{Pipeline, Settings, open_store};
 use vigie_actors::reading::{Arrival, Identity, Reading};
 use vigie_actors::score::incident::Notice;
-use vigie_actors::store::embedded::{Embedded, StoredReading};
+use vigie_actors::store::embedded::Embedded;
+use vigie_actors::store::row::StoredReading;
 use vigie_wire::{BootId, HUMIDITY, SensorId, TEMPERATURE};
 use xxhash_rust::xxh3::xxh3_64;
 

@@ -35,6 +35,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize, Serializer};
 use vigie_actors::ingest::{broker, listener, payload};
 use vigie_actors::secret::redacted;
+use vigie_actors::store::mongo;
 use vigie_actors::{quantity, score, stats, store};
 
 pub(crate) use email::Email;
@@ -71,7 +72,7 @@ pub(crate) struct Config {
     /// What Prometheus gets to see.
     pub(crate) metrics: Metrics,
     /// A MongoDB to copy to.
-    pub(crate) mongodb: Mongodb,
+    pub(crate) mongodb: mongo::Config,
     /// A broker to subscribe at.
     pub(crate) mqtt: broker::Config,
     /// Who is told, and how.
@@ -91,7 +92,7 @@ impl Default for Config {
             quantities: BTreeMap::new(),
             http: Http::default(),
             metrics: Metrics::default(),
-            mongodb: Mongodb::default(),
+            mongodb: mongo::Config::default(),
             mqtt: broker::Config::default(),
             email: Email::default(),
         }
@@ -140,17 +141,6 @@ impl Default for Metrics {
             stale_intervals: 10,
         }
     }
-}
-
-/// Section `[mongodb]`. Checked and shown, not used by this version.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Mongodb {
-    /// Connection string. It holds a password, so all of it is secret.
-    #[serde(serialize_with = "redacted")]
-    pub(crate) uri: Option<SecretString>,
-    /// File that holds the connection string.
-    pub(crate) uri_file: Option<PathBuf>,
 }
 
 /// What flags put over the other layers.
@@ -228,16 +218,7 @@ fn assemble(mut settings: Settings, schema: &Schema) -> Result<Loaded, ConfigErr
 impl Config {
     /// What is no error, but worth a warning.
     pub(crate) fn remarks(&self) -> Vec<String> {
-        let mut sentences = Vec::new();
-        if self.mongodb.uri.is_some() {
-            sentences.push(
-                "[mongodb] uri is set: copying to MongoDB comes in a later version; readings stay \
-                 in the embedded store in data_dir"
-                    .to_owned(),
-            );
-        }
-        sentences.extend(self.email.remarks());
-        sentences
+        self.email.remarks()
     }
 }
 

@@ -9,8 +9,9 @@ use serde::Deserialize;
 use toml::Value;
 use vigie_actors::ingest::{broker, listener, payload};
 use vigie_actors::quantity;
+use vigie_actors::store::mongo;
 
-use super::{Config, Email, Http, Mongodb, secrets};
+use super::{Config, Email, Http, secrets};
 
 /// Stands for a name that people choose.
 pub(super) const ANY: &str = "*";
@@ -251,9 +252,11 @@ fn example() -> Config {
             token_file: file(),
             ..Http::default()
         },
-        mongodb: Mongodb {
+        mongodb: mongo::Config {
             uri: secret(),
             uri_file: file(),
+            database: text(),
+            ..mongo::Config::default()
         },
         mqtt: broker::Config {
             host: text(),

@@ -4,7 +4,7 @@ use secrecy::{ExposeSecret, SecretString};
 use vigie_actors::config::{Invalid, in_range};
 use vigie_actors::quantity::Catalogue;
 
-use super::{Config, Http, Metrics, Mongodb};
+use super::{Config, Http, Metrics};
 use vigie_actors::secret::REDACTED;
 
 /// Shorter tokens can be guessed.
@@ -110,25 +110,6 @@ impl Metrics {
     fn validate(&self) -> Result<(), Invalid> {
         in_range("max_sensor_series", self.max_sensor_series, 0, 100_000)?;
         in_range("stale_intervals", self.stale_intervals, 1, 100_000)
-    }
-}
-
-impl Mongodb {
-    fn validate(&self) -> Result<(), Invalid> {
-        let Some(uri) = &self.uri else { return Ok(()) };
-        let known = ["mongodb://", "mongodb+srv://"];
-        if known
-            .iter()
-            .any(|scheme| uri.expose_secret().starts_with(scheme))
-        {
-            return Ok(());
-        }
-        Err(Invalid::new(
-            "uri",
-            REDACTED,
-            "not a MongoDB connection string",
-            "it begins with mongodb:// or mongodb+srv://",
-        ))
     }
 }
 

@@ -7,14 +7,15 @@ use std::fmt::Write as _;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use vigie_actors::alert::text::sentence;
+use vigie_actors::forward;
 use vigie_actors::quantity::{self, Catalogue};
 use vigie_actors::reading::Identity;
 use vigie_actors::score::incident::Incident;
 use vigie_actors::score::rules::{Rule, Verdict};
 use vigie_actors::stats::state::SensorState;
 use vigie_actors::store;
-use vigie_actors::store::embedded::{Embedded, Page, StoredReading};
-use vigie_actors::store::row::{self, StoredValue};
+use vigie_actors::store::embedded::{Embedded, Page};
+use vigie_actors::store::row::{self, StoredReading, StoredValue};
 use vigie_actors::supervise::chain;
 use vigie_wire::{HUMIDITY, SensorId, TEMPERATURE};
 
@@ -603,6 +604,20 @@ pub(super) fn ledger(store: &Embedded) -> Result<Vec<u8>, Failure> {
             ledger,
         },
     )?;
+    Ok(body)
+}
+
+/// `GET /api/v1/mongodb`: where the copy stands.
+pub(super) fn mongodb(copy: Option<&forward::Board>) -> Result<Vec<u8>, Failure> {
+    let Some(copy) = copy else {
+        return Err(Failure::new(
+            404,
+            "readings are not copied to a MongoDB",
+            "set mongodb.uri in the config and start the engine again",
+        ));
+    };
+    let mut body = Vec::new();
+    put(&mut body, &copy.look())?;
     Ok(body)
 }
 

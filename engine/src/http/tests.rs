@@ -189,6 +189,7 @@ async fn serve(token: Option<&str>, limits: Limits) -> Fixture {
         token: token.map(Into::into),
         mqtt_addr: Some("127.0.0.1:1883".parse().unwrap()),
         link: None,
+        copy: None,
         draining: is_draining,
     };
     let running = tokio::spawn(server.run(state, stopped));

@@ -1,0 +1,513 @@
+//! The Forwarder's work: what is stored goes to MongoDB, in the order in which it was stored.
+//!
+//! What MongoDB has leaves the line; what it will never take goes aside; everything else is sent
+//! again until it is answered. It also keeps the copy within its age and its size.
+
+pub mod actor;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::metrics::ForwarderMetrics;
+use crate::quantity::Catalogue;
+use crate::store;
+use crate::store::embedded::{Backlog, Embedded, Mirror};
+use crate::store::mongo::{BATCH, Config, Mongo, Target, Trouble, Why};
+use crate::store::outgoing::Outgoing;
+use crate::supervise::chain;
+
+/// Between two looks at the size and the age of the copy.
+const HOUSEKEEPING: Duration = Duration::from_mins(5);
+/// When the copy is too large, this share of the limit is what it is brought down to.
+const ROOM: f64 = 0.95;
+/// Readings removed in one command for want of room at most.
+const MOST_REMOVED: u64 = 50_000;
+/// A server that removes old readings itself does so once in a while; only then it is helped.
+const GRACE_MS: i64 = 2 * 3_600_000;
+/// A warning about the same trouble is repeated after this time.
+const REPEAT: Duration = Duration::from_mins(10);
+
+/// Where the copy stands, for the API.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Progress {
+    /// Servers and database.
+    pub target: String,
+    /// The last command was answered.
+    pub connected: bool,
+    /// Rows that wait for MongoDB.
+    pub waiting: u64,
+    /// What was stored before the copying began is being copied.
+    pub catching_up: bool,
+    /// Rows that MongoDB has taken since the start.
+    pub forwarded: u64,
+    /// Rows that it will never take, since the start.
+    pub rejected: u64,
+    /// Size of data and indexes, in bytes; `None`: not known yet.
+    pub used_bytes: Option<u64>,
+    /// The limit to it, in bytes.
+    pub max_bytes: u64,
+    /// When the limit would be reached at the present rate, seconds since 1970; `None`: never, or
+    /// not known yet. From then on the oldest readings go.
+    pub full_at: Option<f64>,
+    /// What is wrong, and what to do about it.
+    pub trouble: Option<String>,
+}
+
+/// Shared with whoever wants to look.
+#[derive(Debug, Clone, Default)]
+pub struct Board(Arc<Mutex<Progress>>);
+
+impl Board {
+    /// As it is now.
+    pub fn look(&self) -> Progress {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Everything the Forwarder needs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Section `[mongodb]`.
+    pub config: Config,
+    /// Where to.
+    pub target: Target,
+    /// Where it stands.
+    pub board: Board,
+    /// What it counts.
+    pub metrics: ForwarderMetrics,
+}
+
+impl Settings {
+    /// `None`: there is no MongoDB.
+    pub fn new(config: &Config, metrics: ForwarderMetrics) -> Option<Self> {
+        let target = config.target()?;
+        let board = Board::default();
+        {
+            let mut progress = board.lock();
+            progress.target = target.to_string();
+            progress.max_bytes = u64::from(config.max_mib) << 20;
+        }
+        Some(Self {
+            config: config.clone(),
+            target,
+            board,
+            metrics,
+        })
+    }
+}
+
+/// Why a round ended early.
+#[derive(Debug)]
+enum Stop {
+    /// The engine ends.
+    Asked,
+    /// MongoDB.
+    Trouble(Trouble),
+    /// The store.
+    Store(store::Error),
+}
+
+impl From<Trouble> for Stop {
+    fn from(trouble: Trouble) -> Self {
+        Self::Trouble(trouble)
+    }
+}
+
+impl From<store::Error> for Stop {
+    fn from(error: store::Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// The work, and what it remembers between rounds.
+pub(crate) struct Forwarding {
+    settings: Settings,
+    store: Embedded,
+    catalogue: Arc<Catalogue>,
+    metrics: ForwarderMetrics,
+    stop: watch::Receiver<bool>,
+    mongo: Option<Mongo>,
+    /// Number of the next row to be sent.
+    position: u64,
+    mirror: Option<Mirror>,
+    failures: u32,
+    later: Option<Instant>,
+    warned: Option<(Why, Instant)>,
+    tidied: Option<Instant>,
+    pace: Pace,
+}
+
+impl Forwarding {
+    pub(crate) fn new(
+        settings: Settings,
+        store: Embedded,
+        catalogue: Arc<Catalogue>,
+        stop: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            metrics: settings.metrics.clone(),
+            settings,
+            store,
+            catalogue,
+            stop,
+            mongo: None,
+            position: 0,
+            mirror: None,
+            failures: 0,
+            later: None,
+            warned: None,
+            tidied: None,
+            pace: Pace::default(),
+        }
+    }
+
+    /// Forwards what waits, if it is time to.
+    pub(crate) async fn go(&mut self, now_ms: i64) {
+        if self.later.is_none_or(|later| Instant::now() >= later) {
+            self.later = None;
+            match self.round(now_ms).await {
+                Ok(()) => self.well(),
+                Err(Stop::Asked) => {}
+                Err(Stop::Trouble(trouble)) => self.troubled(&trouble),
+                Err(Stop::Store(error)) => {
+                    tracing::error!(error = chain(&error), "cannot read what is to be forwarded");
+                    self.later = Some(Instant::now() + Duration::from_secs(10));
+                }
+            }
+        }
+        self.publish();
+    }
+
+    async fn round(&mut self, now_ms: i64) -> Result<(), Stop> {
+        if self.mongo.is_none() {
+            self.connect().await?;
+        }
+        loop {
+            if *self.stop.borrow() {
+                return Err(Stop::Asked);
+            }
+            let rows = self.store.outgoing(self.position, BATCH)?;
+            if rows.is_empty() {
+                // What is new goes first; what is old has time.
+                if !self.catch_up(now_ms).await? {
+                    break;
+                }
+                continue;
+            }
+            let full = rows.len() == BATCH;
+            self.forward(rows).await?;
+            if !full {
+                // What comes within the second goes in one command.
+                break;
+            }
+        }
+        self.keep_house(now_ms).await
+    }
+
+    async fn connect(&mut self) -> Result<(), Stop> {
+        let config = &self.settings.config;
+        let catalogue = Arc::clone(&self.catalogue);
+        let mut mongo = Mongo::new(config, catalogue).await?;
+        let expires = mongo.prepare(config.keep.duration()).await?;
+        tracing::info!(
+            target_database = %self.settings.target,
+            expires,
+            "MongoDB is ready"
+        );
+        self.mirror = self.store.mirror()?;
+        self.position = self.store.outgoing_span()?.0;
+        self.mongo = Some(mongo);
+        Ok(())
+    }
+
+    /// Sends rows and takes those that MongoDB has out of the line.
+    async fn forward(
+        &mut self,
+        rows: Vec<(u64, Result<Outgoing, store::Error>)>,
+    ) -> Result<(), Stop> {
+        let mut aside = Vec::new();
+        let mut numbers = Vec::with_capacity(rows.len());
+        let mut sent = Vec::with_capacity(rows.len());
+        let mut whole = Vec::with_capacity(rows.len());
+        for (number, row) in rows {
+            numbers.push(number);
+            match row {
+                Ok(row) => {
+                    sent.push(number);
+                    whole.push(row);
+                }
+                Err(error) => aside.push((number, chain(&error))),
+            }
+        }
+        let rejections = self.copy(&whole).await?;
+        for (at, words) in rejections {
+            aside.extend(sent.get(at).map(|number| (*number, words)));
+        }
+        for (number, words) in &aside {
+            tracing::error!(number, words, "MongoDB will never take this row; put aside");
+        }
+        self.store.forwarded(&numbers, &aside)?;
+        let taken = numbers.len() - aside.len();
+        self.count(taken, aside.len());
+        self.pace.taken += taken as u64;
+        self.position = numbers.last().map_or(self.position, |last| last + 1);
+        Ok(())
+    }
+
+    /// Copies the next part of what was stored before the copying began; false: there is none.
+    async fn catch_up(&mut self, now_ms: i64) -> Result<bool, Stop> {
+        let Some(mirror) = &self.mirror else {
+            return Ok(false);
+        };
+        let Some(backlog) = &mirror.backlog else {
+            return Ok(false);
+        };
+        let oldest = now_ms - self.settings.config.keep.as_ms();
+        let next: Option<Backlog> = match self.store.backlog(backlog, BATCH)? {
+            None => None,
+            Some((mut rows, next)) => {
+                // What would be removed at once need not go.
+                rows.retain(|row| match row {
+                    Outgoing::Reading(_, reading) => reading.order_ms >= oldest,
+                    Outgoing::Anomaly(..) | Outgoing::Hour(_) => true,
+                });
+                let rejections = self.copy(&rows).await?;
+                for (_, words) in &rejections {
+                    tracing::error!(words, "MongoDB will never take this row; left in the store");
+                }
+                self.count(rows.len() - rejections.len(), rejections.len());
+                Some(next)
+            }
+        };
+        if let Some(mirror) = &mut self.mirror {
+            mirror.backlog = next;
+            self.store.put_mirror(mirror)?;
+        }
+        Ok(true)
+    }
+
+    async fn copy(
+        &mut self,
+        rows: &[Outgoing],
+    ) -> Result<Vec<crate::store::mongo::Rejection>, Stop> {
+        let Some(mongo) = &mut self.mongo else {
+            return Err(Trouble::lost().into());
+        };
+        // A server that does not answer must not hold up the end of the engine.
+        tokio::select! {
+            copied = mongo.copy(rows) => Ok(copied?),
+            _ = self.stop.wait_for(|stop| *stop) => Err(Stop::Asked),
+        }
+    }
+
+    /// Keeps the copy within its age and its size.
+    async fn keep_house(&mut self, now_ms: i64) -> Result<(), Stop> {
+        let due = |tidied: Instant| tidied.elapsed() >= HOUSEKEEPING;
+        if !self.tidied.is_none_or(due) {
+            return Ok(());
+        }
+        let Some(mongo) = &mut self.mongo else {
+            return Ok(());
+        };
+        let (keep_ms, max) = (
+            self.settings.config.keep.as_ms(),
+            u64::from(self.settings.config.max_mib) << 20,
+        );
+        let mut removed = 0;
+        if let Some(oldest) = mongo.oldest(0).await?
+            && oldest < now_ms - keep_ms - GRACE_MS
+        {
+            removed += mongo.remove_before(now_ms - keep_ms).await?;
+        }
+        let usage = mongo.usage().await?;
+        let mut again = false;
+        if usage.bytes > max {
+            let count = mongo.count().await?;
+            let surplus = surplus(usage.bytes, max, count);
+            if let Some(before) = mongo.oldest(surplus.min(MOST_REMOVED)).await? {
+                removed += mongo.remove_before(before).await?;
+                again = surplus > MOST_REMOVED;
+            }
+            tracing::info!(
+                used_bytes = usage.bytes,
+                max_bytes = max,
+                removed,
+                "the copy in MongoDB is too large: the oldest readings go, their hours stay"
+            );
+        }
+        // What is still too much goes in the next round.
+        self.tidied = (!again).then(Instant::now);
+        self.metrics.removed.inc_by(removed);
+        self.pace.size(now_ms, usage.bytes, removed);
+        let full_at = self.pace.full_at(now_ms, usage.bytes, max, keep_ms);
+        self.metrics.used(usage.bytes, max, full_at);
+        let mut progress = self.settings.board.lock();
+        progress.used_bytes = Some(usage.bytes);
+        progress.full_at = full_at;
+        Ok(())
+    }
+
+    fn count(&self, taken: usize, rejected: usize) {
+        self.metrics.rows(taken as u64, rejected as u64);
+        let mut progress = self.settings.board.lock();
+        progress.forwarded += taken as u64;
+        progress.rejected += rejected as u64;
+    }
+
+    fn well(&mut self) {
+        if self.failures > 0 {
+            tracing::info!(target_database = %self.settings.target, "MongoDB answers again");
+        }
+        self.failures = 0;
+        self.warned = None;
+        let mut progress = self.settings.board.lock();
+        progress.connected = true;
+        progress.trouble = None;
+    }
+
+    fn troubled(&mut self, trouble: &Trouble) {
+        self.failures += 1;
+        self.metrics.failed(trouble.why);
+        let pause = pause(trouble.why, self.failures, rand::random());
+        self.later = Some(Instant::now() + pause);
+        let told = self
+            .warned
+            .is_some_and(|(why, at)| why == trouble.why && at.elapsed() < REPEAT);
+        if !told {
+            tracing::warn!(
+                target_database = %self.settings.target,
+                error = %trouble,
+                advice = trouble.why.advice(),
+                "MongoDB takes nothing at the moment"
+            );
+            self.warned = Some((trouble.why, Instant::now()));
+        }
+        let mut progress = self.settings.board.lock();
+        progress.connected = false;
+        progress.trouble = Some(format!("{trouble}; {}", trouble.why.advice()));
+        if trouble.why == Why::Full {
+            // Perhaps there is something to be removed.
+            self.tidied = None;
+        }
+    }
+
+    fn publish(&self) {
+        let waiting = match self.store.outgoing_span() {
+            Ok((first, next)) => next - first.max(self.position).min(next),
+            Err(error) => {
+                tracing::error!(error = chain(&error), "cannot count what waits for MongoDB");
+                return;
+            }
+        };
+        let mirror = self.mirror.as_ref();
+        let mut progress = self.settings.board.lock();
+        progress.waiting = waiting;
+        progress.catching_up = mirror.is_some_and(|mirror| mirror.backlog.is_some());
+        self.metrics.state(progress.connected, waiting);
+    }
+}
+
+/// Readings to be removed so that `used` bytes become less than `max`, with room to grow.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "between 0 and the number of readings"
+)]
+fn surplus(used: u64, max: u64, readings: u64) -> u64 {
+    let share = 1.0 - (max as f64 * ROOM) / used as f64;
+    ((readings as f64 * share.clamp(0.0, 1.0)).ceil() as u64).max(1)
+}
+
+/// How long to wait after so many failures in a row. `random` spreads many engines out.
+fn pause(why: Why, failures: u32, random: f64) -> Duration {
+    let longest = match why {
+        // It should not wait long for a server that is back.
+        Why::Unreachable | Why::Other => 4.0,
+        Why::Denied | Why::Full => 60.0,
+    };
+    let seconds = (0.25 * f64::from(1_u32 << failures.min(9))).min(longest);
+    Duration::from_secs_f64(seconds * (0.75 + 0.5 * random))
+}
+
+/// How fast the copy grows.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Rows taken since the last look.
+    taken: u64,
+    /// Time and size at the last look.
+    last: Option<(i64, u64)>,
+    /// Bytes per ms, smoothed; `None` before the second look.
+    growth: Option<f64>,
+}
+
+impl Pace {
+    /// The copy has this size now, after `removed` readings went.
+    fn size(&mut self, now_ms: i64, bytes: u64, removed: u64) {
+        if let Some((then, before)) = self.last
+            && now_ms > then
+            // While readings go the size says nothing about how many come.
+            && removed == 0
+            && self.taken > 0
+        {
+            let growth = (bytes as f64 - before as f64) / (now_ms - then) as f64;
+            let smooth = self.growth.map_or(growth, |old| 0.8 * old + 0.2 * growth);
+            self.growth = Some(smooth);
+        }
+        self.taken = 0;
+        self.last = Some((now_ms, bytes));
+    }
+
+    /// When `max` would be reached, seconds since 1970. Never, if what comes in the time that
+    /// readings are kept fits.
+    fn full_at(&self, now_ms: i64, bytes: u64, max: u64, keep_ms: i64) -> Option<f64> {
+        let growth = self.growth.filter(|growth| *growth > 0.0)?;
+        if growth * keep_ms as f64 <= max as f64 {
+            return None;
+        }
+        let left = max.saturating_sub(bytes) as f64 / growth;
+        Some((now_ms as f64 + left) / 1000.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_end() {
+        let seconds = |why, failures| pause(why, failures, 0.5).as_secs_f64();
+        assert!((seconds(Why::Unreachable, 1) - 0.5).abs() < 1e-9);
+        assert!((seconds(Why::Unreachable, 99) - 4.0).abs() < 1e-9);
+        assert!((seconds(Why::Full, 99) - 60.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_is_too_much_goes_with_some_room() {
+        assert_eq!(surplus(1_000, 950, 1_000), 98);
+        assert_eq!(surplus(2_000, 1_000, 100), 53);
+        assert_eq!(surplus(951, 950, 0), 1);
+    }
+
+    #[test]
+    fn the_day_it_is_full_is_forecast_from_growth() {
+        let day = 86_400_000_i64;
+        let mut pace = Pace::default();
+        pace.size(0, 0, 0);
+        assert_eq!(pace.full_at(0, 0, 1_000, day), None);
+        pace.taken = 10;
+        pace.size(day, 100, 0);
+        // 100 bytes a day, kept for 30 days: 3,000 in the end, 1,000 after nine more.
+        let full = pace.full_at(day, 100, 1_000, 30 * day).unwrap();
+        assert!((full - 10.0 * 86_400.0).abs() < 1.0, "{full}");
+        // Kept for nine days it never is.
+        assert_eq!(pace.full_at(day, 100, 1_000, 9 * day), None);
+    }
+}
