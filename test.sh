@@ -23,6 +23,8 @@ PROGRAMS=(
     mosquitto_pub:mosquitto-clients
     promtool:prometheus
     python3:python3-venv
+    javac:default-jdk-headless
+    mvn:maven
 )
 # Debian starts these on installation; the tests start their own.
 SERVICES=(mosquitto prometheus)
@@ -171,6 +173,30 @@ mail_server() {
     "$python" -m pip freeze
 }
 
+# Databases that speak MongoDB's protocol, for the tests.
+ferretdb() {
+    local sources=engine/tests/servers/ferretdb built=target/servers/ferretdb
+    if [[ -x $built && ! $sources/main.go -nt $built && ! $sources/go.sum -nt $built ]]; then
+        echo "$built is there"
+        return
+    fi
+    command -v go >/dev/null || needs "Go 1.24 or newer (https://go.dev/dl)"
+    mkdir -p target/servers
+    go build -C "$sources" -o "$PWD/$built" . || needs "Go 1.24 or newer, and its module proxy"
+}
+
+mongo_java() {
+    local sources=engine/tests/servers/mongo-java built=target/servers/mongo-java
+    if [[ -f $built/MongoJava.class && ! $sources/MongoJava.java -nt $built/MongoJava.class ]]; then
+        echo "$built is there"
+        return
+    fi
+    command -v mvn >/dev/null && command -v javac >/dev/null || needs "a JDK and Maven"
+    mvn -q -B -f "$sources/pom.xml" dependency:copy-dependencies \
+        -DoutputDirectory="$PWD/$built" || needs "Maven's central repository"
+    javac -cp "$built/*" -d "$built" "$sources/MongoJava.java"
+}
+
 documentation() {
     RUSTDOCFLAGS="-D warnings" cargo doc "${locked[@]}" --workspace --no-deps
 }
@@ -196,6 +222,8 @@ if ! $quick; then
     step "Rust toolchain" toolchain
     step "programs that the tests call" programs
     step "mail server of the tests" mail_server
+    step "database of the tests: FerretDB" ferretdb
+    step "database of the tests: mongo-java-server" mongo_java
 fi
 step "format" cargo fmt --all --check
 step "clippy" cargo clippy "${locked[@]}" --workspace --all-targets --all-features -- -D warnings

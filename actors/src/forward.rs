@@ -24,8 +24,9 @@ use crate::supervise::chain;
 const HOUSEKEEPING: Duration = Duration::from_mins(5);
 /// When the copy is too large, this share of the limit is what it is brought down to.
 const ROOM: f64 = 0.95;
-/// Readings removed in one command for want of room at most.
-const MOST_REMOVED: u64 = 50_000;
+/// Readings removed in one command at most: a server may hold others up meanwhile, and some name
+/// each in a list of limited length.
+const MOST_REMOVED: u64 = 20_000;
 /// A server that removes old readings itself does so once in a while; only then it is helped.
 const GRACE_MS: i64 = 2 * 3_600_000;
 /// A warning about the same trouble is repeated after this time.
@@ -50,6 +51,9 @@ pub struct Progress {
     pub used_bytes: Option<u64>,
     /// The limit to it, in bytes.
     pub max_bytes: u64,
+    /// Number of the next row to be sent.
+    #[serde(skip)]
+    position: u64,
     /// When the limit would be reached at the present rate, seconds since 1970; `None`: never, or
     /// not known yet. From then on the oldest readings go.
     pub full_at: Option<f64>,
@@ -63,8 +67,10 @@ pub struct Board(Arc<Mutex<Progress>>);
 
 impl Board {
     /// As it is now.
-    pub fn look(&self) -> Progress {
-        self.lock().clone()
+    pub fn look(&self, store: &Embedded) -> Progress {
+        let mut progress = self.lock().clone();
+        progress.waiting = store.line_end().saturating_sub(progress.position);
+        progress
     }
 
     fn lock(&self) -> MutexGuard<'_, Progress> {
@@ -135,8 +141,6 @@ pub(crate) struct Forwarding {
     metrics: ForwarderMetrics,
     stop: watch::Receiver<bool>,
     mongo: Option<Mongo>,
-    /// Number of the next row to be sent.
-    position: u64,
     mirror: Option<Mirror>,
     failures: u32,
     later: Option<Instant>,
@@ -151,31 +155,40 @@ impl Forwarding {
         store: Embedded,
         catalogue: Arc<Catalogue>,
         stop: watch::Receiver<bool>,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, store::Error> {
+        let mirror = store.mirror()?;
+        {
+            let mut progress = settings.board.lock();
+            progress.position = store.line_start()?;
+            progress.catching_up = mirror.as_ref().is_some_and(|it| it.backlog.is_some());
+        }
+        Ok(Self {
             metrics: settings.metrics.clone(),
             settings,
             store,
             catalogue,
             stop,
             mongo: None,
-            position: 0,
-            mirror: None,
+            mirror,
             failures: 0,
             later: None,
             warned: None,
             tidied: None,
             pace: Pace::default(),
-        }
+        })
     }
 
     /// Forwards what waits, if it is time to.
     pub(crate) async fn go(&mut self, now_ms: i64) {
-        if self.later.is_none_or(|later| Instant::now() >= later) {
+        // What need not wait is tried again at once.
+        while self.later.is_none_or(|later| Instant::now() >= later) {
             self.later = None;
             match self.round(now_ms).await {
-                Ok(()) => self.well(),
-                Err(Stop::Asked) => {}
+                Ok(()) => {
+                    self.well();
+                    break;
+                }
+                Err(Stop::Asked) => break,
                 Err(Stop::Trouble(trouble)) => self.troubled(&trouble),
                 Err(Stop::Store(error)) => {
                     tracing::error!(error = chain(&error), "cannot read what is to be forwarded");
@@ -194,18 +207,15 @@ impl Forwarding {
             if *self.stop.borrow() {
                 return Err(Stop::Asked);
             }
-            let rows = self.store.outgoing(self.position, BATCH)?;
-            if rows.is_empty() {
-                // What is new goes first; what is old has time.
-                if !self.catch_up(now_ms).await? {
-                    break;
-                }
-                continue;
-            }
+            let position = self.settings.board.lock().position;
+            let rows = self.store.outgoing(position, BATCH)?;
             let full = rows.len() == BATCH;
-            self.forward(rows).await?;
-            if !full {
-                // What comes within the second goes in one command.
+            if !rows.is_empty() {
+                self.forward(rows).await?;
+            }
+            // What is new goes first; what is old has time. What comes within the second goes in
+            // one command.
+            if !full && !self.catch_up(now_ms).await? {
                 break;
             }
         }
@@ -222,8 +232,6 @@ impl Forwarding {
             expires,
             "MongoDB is ready"
         );
-        self.mirror = self.store.mirror()?;
-        self.position = self.store.outgoing_span()?.0;
         self.mongo = Some(mongo);
         Ok(())
     }
@@ -258,7 +266,9 @@ impl Forwarding {
         let taken = numbers.len() - aside.len();
         self.count(taken, aside.len());
         self.pace.taken += taken as u64;
-        self.position = numbers.last().map_or(self.position, |last| last + 1);
+        if let Some(last) = numbers.last() {
+            self.settings.board.lock().position = last + 1;
+        }
         Ok(())
     }
 
@@ -302,10 +312,12 @@ impl Forwarding {
             return Err(Trouble::lost().into());
         };
         // A server that does not answer must not hold up the end of the engine.
-        tokio::select! {
-            copied = mongo.copy(rows) => Ok(copied?),
-            _ = self.stop.wait_for(|stop| *stop) => Err(Stop::Asked),
-        }
+        let rejections = tokio::select! {
+            copied = mongo.copy(rows) => copied?,
+            _ = self.stop.wait_for(|stop| *stop) => return Err(Stop::Asked),
+        };
+        self.well();
+        Ok(rejections)
     }
 
     /// Keeps the copy within its age and its size.
@@ -325,32 +337,34 @@ impl Forwarding {
         if let Some(oldest) = mongo.oldest(0).await?
             && oldest < now_ms - keep_ms - GRACE_MS
         {
-            removed += mongo.remove_before(now_ms - keep_ms).await?;
+            let some = mongo.oldest(MOST_REMOVED).await?;
+            let all = now_ms - keep_ms;
+            let before = some.map_or(all, |some| some.max(oldest + 1).min(all));
+            removed += mongo.remove_before(before).await?;
         }
-        let usage = mongo.usage().await?;
-        let mut again = false;
-        if usage.bytes > max {
-            let count = mongo.count().await?;
-            let surplus = surplus(usage.bytes, max, count);
+        let count = mongo.count().await?;
+        let used = self.pace.used(mongo.usage().await?.bytes, count);
+        if used > max && removed == 0 {
+            let surplus = surplus(used, max, count);
             if let Some(before) = mongo.oldest(surplus.min(MOST_REMOVED)).await? {
-                removed += mongo.remove_before(before).await?;
-                again = surplus > MOST_REMOVED;
+                let oldest = mongo.oldest(0).await?.unwrap_or(before);
+                removed += mongo.remove_before(before.max(oldest + 1)).await?;
             }
             tracing::info!(
-                used_bytes = usage.bytes,
+                used_bytes = used,
                 max_bytes = max,
                 removed,
                 "the copy in MongoDB is too large: the oldest readings go, their hours stay"
             );
         }
         // What is still too much goes in the next round.
-        self.tidied = (!again).then(Instant::now);
+        self.tidied = (removed == 0).then(Instant::now);
         self.metrics.removed.inc_by(removed);
-        self.pace.size(now_ms, usage.bytes, removed);
-        let full_at = self.pace.full_at(now_ms, usage.bytes, max, keep_ms);
-        self.metrics.used(usage.bytes, max, full_at);
+        self.pace.size(now_ms, used, removed);
+        let full_at = self.pace.full_at(now_ms, used, max, keep_ms);
+        self.metrics.used(used, max, full_at);
         let mut progress = self.settings.board.lock();
-        progress.used_bytes = Some(usage.bytes);
+        progress.used_bytes = Some(used);
         progress.full_at = full_at;
         Ok(())
     }
@@ -363,7 +377,7 @@ impl Forwarding {
     }
 
     fn well(&mut self) {
-        if self.failures > 0 {
+        if self.warned.is_some() {
             tracing::info!(target_database = %self.settings.target, "MongoDB answers again");
         }
         self.failures = 0;
@@ -381,7 +395,8 @@ impl Forwarding {
         let told = self
             .warned
             .is_some_and(|(why, at)| why == trouble.why && at.elapsed() < REPEAT);
-        if !told {
+        // What the next attempt mends is not worth a line.
+        if !told && !pause.is_zero() {
             tracing::warn!(
                 target_database = %self.settings.target,
                 error = %trouble,
@@ -389,6 +404,9 @@ impl Forwarding {
                 "MongoDB takes nothing at the moment"
             );
             self.warned = Some((trouble.why, Instant::now()));
+        }
+        if pause.is_zero() {
+            return;
         }
         let mut progress = self.settings.board.lock();
         progress.connected = false;
@@ -400,18 +418,11 @@ impl Forwarding {
     }
 
     fn publish(&self) {
-        let waiting = match self.store.outgoing_span() {
-            Ok((first, next)) => next - first.max(self.position).min(next),
-            Err(error) => {
-                tracing::error!(error = chain(&error), "cannot count what waits for MongoDB");
-                return;
-            }
-        };
         let mirror = self.mirror.as_ref();
-        let mut progress = self.settings.board.lock();
-        progress.waiting = waiting;
-        progress.catching_up = mirror.is_some_and(|mirror| mirror.backlog.is_some());
-        self.metrics.state(progress.connected, waiting);
+        self.settings.board.lock().catching_up =
+            mirror.is_some_and(|mirror| mirror.backlog.is_some());
+        let progress = self.settings.board.look(&self.store);
+        self.metrics.state(progress.connected, progress.waiting);
     }
 }
 
@@ -429,8 +440,9 @@ fn surplus(used: u64, max: u64, readings: u64) -> u64 {
 /// How long to wait after so many failures in a row. `random` spreads many engines out.
 fn pause(why: Why, failures: u32, random: f64) -> Duration {
     let longest = match why {
+        Why::Broken if failures == 1 => 0.0,
         // It should not wait long for a server that is back.
-        Why::Unreachable | Why::Other => 4.0,
+        Why::Broken | Why::Unreachable | Why::Other => 4.0,
         Why::Denied | Why::Full => 60.0,
     };
     let seconds = (0.25 * f64::from(1_u32 << failures.min(9))).min(longest);
@@ -446,9 +458,28 @@ struct Pace {
     last: Option<(i64, u64)>,
     /// Bytes per ms, smoothed; `None` before the second look.
     growth: Option<f64>,
+    /// Bytes per reading when they were fewest.
+    leanest: Option<f64>,
 }
 
 impl Pace {
+    /// How much of `bytes` is in use. Some servers do not give back what removed readings took:
+    /// there the size says nothing after a removal, and would never again be small enough.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "at most `bytes`"
+    )]
+    fn used(&mut self, bytes: u64, readings: u64) -> u64 {
+        if readings < 1000 {
+            return bytes;
+        }
+        let each = bytes as f64 / readings as f64;
+        let leanest = self.leanest.map_or(each, |leanest| leanest.min(each));
+        self.leanest = Some(leanest);
+        bytes.min((leanest * readings as f64).ceil() as u64)
+    }
+
     /// The copy has this size now, after `removed` readings went.
     fn size(&mut self, now_ms: i64, bytes: u64, removed: u64) {
         if let Some((then, before)) = self.last
@@ -484,6 +515,8 @@ mod tests {
     #[test]
     fn pauses_grow_and_end() {
         let seconds = |why, failures| pause(why, failures, 0.5).as_secs_f64();
+        assert!(seconds(Why::Broken, 1).abs() < 1e-9);
+        assert!((seconds(Why::Broken, 2) - 1.0).abs() < 1e-9);
         assert!((seconds(Why::Unreachable, 1) - 0.5).abs() < 1e-9);
         assert!((seconds(Why::Unreachable, 99) - 4.0).abs() < 1e-9);
         assert!((seconds(Why::Full, 99) - 60.0).abs() < 1e-9);
@@ -494,6 +527,16 @@ mod tests {
         assert_eq!(surplus(1_000, 950, 1_000), 98);
         assert_eq!(surplus(2_000, 1_000, 100), 53);
         assert_eq!(surplus(951, 950, 0), 1);
+    }
+
+    #[test]
+    fn room_that_is_not_given_back_is_not_taken_for_use() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.used(200_000, 1_000), 200_000);
+        assert_eq!(pace.used(1_000_000, 10_000), 1_000_000);
+        // Half of them went, and nothing shrank.
+        assert_eq!(pace.used(1_000_000, 5_000), 500_000);
+        assert_eq!(pace.used(90, 1), 90);
     }
 
     #[test]

@@ -168,14 +168,18 @@ impl Pipeline {
         if let Some(mirror) = mirror.filter(|mirror| mirror.backlog.is_some()) {
             tracing::info!(
                 target_database = mirror.target,
-                "what is stored already is copied to MongoDB as well"
+                "copying to MongoDB; what is stored already goes as well"
             );
         }
-        let forwarder = settings.forward.clone().map(|forward| {
-            let (catalogue, clock) = (Arc::clone(catalogue), Arc::clone(&clock));
-            let forwarder = Forwarder::new(forward, store.clone(), catalogue, clock);
-            start(&mut background, forwarder)
-        });
+        let forwarder = match settings.forward.clone() {
+            None => None,
+            Some(forward) => {
+                let (catalogue, clock) = (Arc::clone(catalogue), Arc::clone(&clock));
+                let forwarder = Forwarder::new(forward, store.clone(), catalogue, clock)
+                    .map_err(|error| chain(&error))?;
+                Some(start(&mut background, forwarder))
+            }
+        };
 
         let storing = {
             let (store, config) = (store.clone(), settings.store.clone());

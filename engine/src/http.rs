@@ -406,8 +406,10 @@ impl Shared {
             }
             Route::Ledger => self.read(JSON, |state| api::ledger(&state.store)).await,
             Route::Mongodb => {
-                self.read(JSON, |state| api::mongodb(state.copy.as_ref()))
-                    .await
+                self.read(JSON, |state| {
+                    api::mongodb(state.copy.as_ref(), &state.store)
+                })
+                .await
             }
         }
     }
@@ -533,7 +535,7 @@ impl Shared {
         });
         // Nor does a database that is away keep anything from being stored.
         let copy = self.state.copy.as_ref().map(|copy| {
-            let progress = copy.look();
+            let progress = copy.look(&self.state.store);
             let detail = match &progress.trouble {
                 None if progress.connected => format!("{} rows wait", progress.waiting),
                 None => format!("connecting to {}", progress.target),

@@ -12,8 +12,9 @@ use super::{Forwarding, Settings};
 use crate::clock::Clock;
 use crate::message::{Drain, Tick};
 use crate::quantity::Catalogue;
+use crate::store;
 use crate::store::embedded::Embedded;
-use crate::supervise::message_of;
+use crate::supervise::{chain, message_of};
 
 /// The actor.
 pub struct Forwarder {
@@ -36,12 +37,15 @@ impl std::fmt::Debug for Forwarder {
 
 impl Forwarder {
     /// Copies from `store` to where `settings` says.
+    ///
+    /// # Errors
+    /// [`store::Error`] if the store cannot be read.
     pub fn new(
         settings: Settings,
         store: Embedded,
         catalogue: Arc<Catalogue>,
         clock: Arc<dyn Clock>,
-    ) -> Self {
+    ) -> Result<Self, store::Error> {
         let mut forwarder = Self {
             settings,
             store,
@@ -50,11 +54,11 @@ impl Forwarder {
             stop: watch::Sender::new(false),
             work: None,
         };
-        forwarder.work = Some(forwarder.begin());
-        forwarder
+        forwarder.work = Some(forwarder.begin()?);
+        Ok(forwarder)
     }
 
-    fn begin(&self) -> Forwarding {
+    fn begin(&self) -> Result<Forwarding, store::Error> {
         Forwarding::new(
             self.settings.clone(),
             self.store.clone(),
@@ -87,14 +91,20 @@ impl Handler<Tick> for Forwarder {
             work
         });
         let done = round.catch_unwind().into_actor(self);
-        ctx.spawn(done.map(|done, forwarder, _| {
-            let work = done.unwrap_or_else(|panic| {
+        ctx.spawn(done.map(|done, forwarder, _| match done {
+            Ok(work) => forwarder.work = Some(work),
+            Err(panic) => {
                 let panic = message_of(&*panic);
                 tracing::error!(panic, "forwarding begins anew; the store keeps all");
                 forwarder.settings.metrics.restarts.inc();
-                forwarder.begin()
-            });
-            forwarder.work = Some(work);
+                match forwarder.begin() {
+                    Ok(work) => forwarder.work = Some(work),
+                    Err(error) => tracing::error!(
+                        error = chain(&error),
+                        "nothing is copied to MongoDB until the engine is started again"
+                    ),
+                }
+            }
         }));
     }
 }

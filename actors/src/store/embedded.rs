@@ -128,7 +128,7 @@ impl Embedded {
             db,
         };
         if let Some(last) = store.outgoing.last_key_value() {
-            *store.line_end() = number(last)? + 1;
+            *store.line() = number(last)? + 1;
         }
         match store.meta_value::<u32>("format")? {
             None => store.put_meta("format", &FORMAT)?,
@@ -143,7 +143,7 @@ impl Embedded {
         Ok(store)
     }
 
-    fn line_end(&self) -> MutexGuard<'_, u64> {
+    fn line(&self) -> MutexGuard<'_, u64> {
         self.line_end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -472,7 +472,7 @@ pub struct Mirror {
 }
 
 /// What is stored but was never put in line: everything behind a key, readings first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
 pub struct Backlog {
     /// Anomalies are under way, the readings are done.
     pub anomalies: bool,
@@ -511,12 +511,11 @@ impl Embedded {
             }
             Some(target) if known.as_ref().is_some_and(|known| known.target == target) => Ok(known),
             Some(target) => {
+                let empty = self.readings.is_empty().map_err(failed)?
+                    && self.anomalies.is_empty().map_err(failed)?;
                 let mirror = Mirror {
                     target: target.to_owned(),
-                    backlog: Some(Backlog {
-                        anomalies: false,
-                        behind: Vec::new(),
-                    }),
+                    backlog: (!empty).then(Backlog::default),
                 };
                 self.put_meta("mirror", &mirror)?;
                 Ok(Some(mirror))
@@ -535,14 +534,18 @@ impl Embedded {
             .map_err(failed)
     }
 
-    /// Numbers of the oldest row that waits and of the next one; equal if none waits.
+    /// Number of the oldest row that waits for MongoDB, or of the next one if none does.
     ///
     /// # Errors
     /// [`Error`] if the store cannot be read.
-    pub fn outgoing_span(&self) -> Result<(u64, u64), Error> {
+    pub fn line_start(&self) -> Result<u64, Error> {
         let first = self.outgoing.first_key_value().map(number).transpose()?;
-        let next = *self.line_end();
-        Ok((first.unwrap_or(next), next))
+        Ok(first.unwrap_or_else(|| self.line_end()))
+    }
+
+    /// Number of the next row for MongoDB.
+    pub fn line_end(&self) -> u64 {
+        *self.line()
     }
 
     /// Rows that wait for MongoDB, from number `from` on.
@@ -859,7 +862,7 @@ impl Write<'_> {
         }
         // Held until the rows can be seen: who reads the line by number must not meet a gap that is
         // filled later.
-        let mut next = self.store.line_end();
+        let mut next = self.store.line();
         let end = *next + rows.len() as u64;
         for (number, row) in (*next..end).zip(rows) {
             self.batch

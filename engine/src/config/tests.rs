@@ -250,7 +250,11 @@ fn the_python_systems_secrets_load_unchanged() {
         (user.as_str(), password.expose_secret()),
         ("me@gmail.com", "abcdefghijklmnop")
     );
-    assert_eq!(config.remarks().len(), 1, "MongoDB comes later");
+    assert_eq!(
+        config.mongodb.target().unwrap().to_string(),
+        "cluster0.example.net/vigie"
+    );
+    assert_eq!(config.remarks(), Vec::<String>::new());
 }
 
 #[test]

@@ -608,7 +608,7 @@ pub(super) fn ledger(store: &Embedded) -> Result<Vec<u8>, Failure> {
 }
 
 /// `GET /api/v1/mongodb`: where the copy stands.
-pub(super) fn mongodb(copy: Option<&forward::Board>) -> Result<Vec<u8>, Failure> {
+pub(super) fn mongodb(copy: Option<&forward::Board>, store: &Embedded) -> Result<Vec<u8>, Failure> {
     let Some(copy) = copy else {
         return Err(Failure::new(
             404,
@@ -617,7 +617,7 @@ pub(super) fn mongodb(copy: Option<&forward::Board>) -> Result<Vec<u8>, Failure>
         ));
     };
     let mut body = Vec::new();
-    put(&mut body, &copy.look())?;
+    put(&mut body, &copy.look(store))?;
     Ok(body)
 }
 

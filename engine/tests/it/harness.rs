@@ -128,11 +128,16 @@ impl Process {
 
     /// Sends `TERM`, `INT` or `KILL`.
     pub(crate) fn signal(&self, signal: &str) {
+        Self::signal_to(self.child.id(), signal);
+    }
+
+    /// The same for any process.
+    pub(crate) fn signal_to(id: u32, signal: &str) {
         let sent = Command::new("kill")
-            .args([format!("-{signal}"), self.child.id().to_string()])
+            .args([format!("-{signal}"), id.to_string()])
             .status()
             .unwrap();
-        assert!(sent.success(), "kill -{signal} {}: {sent}", self.name);
+        assert!(sent.success(), "kill -{signal} {id}: {sent}");
     }
 
     /// Waits for its end, and for all it printed. Gives the exit code, as [`Process::ended`].

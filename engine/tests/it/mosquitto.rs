@@ -190,7 +190,7 @@ impl Drop for Mosquitto {
 }
 
 /// A port that nobody listens on, below those that the system hands out by itself.
-fn free() -> SocketAddr {
+pub(crate) fn free() -> SocketAddr {
     let mut ports = (0..50).map(|_| rand::Rng::gen_range(&mut rand::thread_rng(), 20_000..32_000));
     ports
         .find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok())

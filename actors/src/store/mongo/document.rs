@@ -13,6 +13,9 @@ use crate::reading::Identity;
 use crate::store::hourly::HourRow;
 use crate::store::row::{StoredAnomaly, StoredReading};
 
+/// What came this much after its time says when; other readings do without, for it takes room.
+const LATE_MS: i64 = 1000;
+
 /// Signs that no sensor id holds keep the parts of an `_id` apart.
 fn reading_id(sensor: &SensorId, reading: &StoredReading) -> String {
     match reading.identity {
@@ -69,7 +72,7 @@ pub(super) fn measurement(
     if row.late {
         document.insert("late", true);
     }
-    if row.delay_ms != 0 {
+    if row.delay_ms >= LATE_MS {
         let received = DateTime::from_millis(reading.order_ms.saturating_add(row.delay_ms));
         document.insert("received", received);
     }

@@ -7,6 +7,8 @@ use mongodb::error::{Error, ErrorKind, IndexedWriteError};
 /// What keeps MongoDB from taking rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
+    /// A connection broke; the next one may hold.
+    Broken,
     /// No server answers.
     Unreachable,
     /// User or password are wrong, or the user may not do this.
@@ -19,11 +21,18 @@ pub enum Why {
 
 impl Why {
     /// All of them, for metrics.
-    pub const ALL: [Self; 4] = [Self::Unreachable, Self::Denied, Self::Full, Self::Other];
+    pub const ALL: [Self; 5] = [
+        Self::Broken,
+        Self::Unreachable,
+        Self::Denied,
+        Self::Full,
+        Self::Other,
+    ];
 
     /// As a metric label.
     pub const fn label(self) -> &'static str {
         match self {
+            Self::Broken => "broken",
             Self::Unreachable => "unreachable",
             Self::Denied => "denied",
             Self::Full => "full",
@@ -34,7 +43,7 @@ impl Why {
     /// What to do about it.
     pub const fn advice(self) -> &'static str {
         match self {
-            Self::Unreachable => {
+            Self::Broken | Self::Unreachable => {
                 "is the server up, and does it let this machine in (Atlas: Network Access)? \
                  Everything waits in the store until it answers"
             }
@@ -107,8 +116,8 @@ impl Trouble {
         match error.kind.as_ref() {
             ErrorKind::Command(command) => Self::of_code(command.code, words),
             ErrorKind::Authentication { .. } => Self::new(Why::Denied, words),
-            ErrorKind::Io(_)
-            | ErrorKind::ServerSelection { .. }
+            ErrorKind::Io(_) => Self::new(Why::Broken, words),
+            ErrorKind::ServerSelection { .. }
             | ErrorKind::ConnectionPoolCleared { .. }
             | ErrorKind::DnsResolve { .. } => Self::new(Why::Unreachable, words),
             ErrorKind::Custom(_) => match error.get_custom::<String>() {

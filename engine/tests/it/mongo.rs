@@ -1,0 +1,486 @@
+//! The copy in MongoDB, with real servers and real faults: whatever happens to the database or to
+//! the engine, in the end each stored reading is there once, and the stream did not notice.
+//!
+//! `VIGIE_LOST_ANSWERS` is how many answers get lost (default 20), `VIGIE_OUTAGE_S` how long the
+//! database is away (default 5 s).
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use mongodb::bson::{Document, doc};
+use serde_json::Value;
+
+use super::fault_proxy::{Fault, FaultProxy};
+use super::harness::{
+    Engine, PATIENCE, Process, Published, get, now_ms, setting, simulate, simulate_args, stored,
+    wait_until,
+};
+use super::mongo_server::{Brand, MongoServer};
+use super::mqtt::{Publisher, Version};
+
+const DAY_MS: i64 = 86_400_000;
+const RATE: u64 = 2000;
+
+/// Arguments of an engine on free ports that copies to `uri`.
+fn config(dir: &Path, uri: &str, more: &str) -> [String; 2] {
+    let path = dir.join("vigie.toml");
+    // In tests the gate would be what is measured.
+    let text = format!("[mongodb]\nuri = \"{uri}\"\noperations_per_second = 10000\n{more}");
+    fs::write(&path, text).unwrap();
+    ["--config".to_owned(), path.to_str().unwrap().to_owned()]
+}
+
+fn run(dir: &Path, uri: &str, more: &str) -> Engine {
+    let [flag, path] = config(dir, uri, more);
+    Engine::run_with(dir, &["--mqtt", "127.0.0.1:0", &flag, &path])
+}
+
+fn progress(engine: &Engine) -> Value {
+    engine.json("/api/v1/mongodb")
+}
+
+/// Waits until nothing waits any more; gives how long that took.
+fn wait_copied(engine: &Engine, within: Duration) -> Duration {
+    let begun = Instant::now();
+    wait_until("the copy", within, || {
+        let progress = progress(engine);
+        let done = progress["waiting"] == 0
+            && progress["connected"] == true
+            && progress["catching_up"] == false;
+        done.then_some(()).ok_or_else(|| progress.to_string())
+    });
+    begun.elapsed()
+}
+
+/// Fails unless MongoDB holds exactly what the store holds.
+fn assert_same(engine: &Engine, server: &MongoServer) -> usize {
+    let stored: BTreeSet<String> = stored(engine)
+        .into_keys()
+        .map(|(sensor, boot, seq)| format!("{sensor}/{boot}/{seq}"))
+        .collect();
+    let documents = server.documents("measurements");
+    let copied: BTreeSet<String> = documents
+        .iter()
+        .map(|document| document.get_str("_id").unwrap().to_owned())
+        .collect();
+    assert_eq!(documents.len(), copied.len(), "readings with the same _id");
+    let lost: Vec<_> = stored.difference(&copied).take(5).collect();
+    let more: Vec<_> = copied.difference(&stored).take(5).collect();
+    assert!(
+        lost.is_empty() && more.is_empty(),
+        "{} stored, {} copied; missing: {lost:?}; too many: {more:?}",
+        stored.len(),
+        copied.len()
+    );
+    let anomalies = server.documents("anomalies").len();
+    let told = engine.ledger("anomalies");
+    assert_eq!(anomalies as u64, told, "anomalies copied and told");
+    stored.len()
+}
+
+/// A fleet of the last days, so that its time is over.
+fn fleet(more: &str) -> String {
+    format!(
+        "--sensors 20 --seed 4 --interval 1s --faults spike,sentinel --fault-every 300 \
+         --fault-warmup 100 --start {} {more}",
+        now_ms() - 3 * DAY_MS
+    )
+}
+
+fn resident_mib(engine: &Engine) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", engine.process.id())).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+}
+
+/// Publishes while something is wrong: acknowledgements go on.
+struct Load(Process);
+
+impl Load {
+    fn start(dir: &Path, engine: &Engine) -> Self {
+        let load = fleet(&format!("--rate {RATE}"));
+        Self(Process::start(dir, &simulate_args(&engine.door(), &load)))
+    }
+
+    /// Ends it; everything it sent must be acknowledged.
+    fn end(mut self) -> Published {
+        self.0.signal("INT");
+        assert_eq!(self.0.wait(PATIENCE), 0, "exit code of the publisher");
+        let published = Published::read(&self.0.stdout().join("\n"));
+        assert_eq!(
+            (published.acknowledged, published.reconnects),
+            (published.sent, 0),
+            "{published:?}"
+        );
+        published
+    }
+}
+
+#[test]
+fn everything_is_copied_once_and_readable() {
+    for brand in [Brand::Ferret, Brand::Java] {
+        let dir = tempfile::tempdir().unwrap();
+        let Some(server) = MongoServer::start(dir.path(), brand) else {
+            continue;
+        };
+        let mut engine = run(dir.path(), &MongoServer::uri(server.addr), "");
+        simulate(
+            dir.path(),
+            &engine.door(),
+            &fleet("--rate max --count 20000"),
+        );
+        wait_copied(&engine, PATIENCE);
+        assert_eq!(assert_same(&engine, &server), 20_000);
+
+        // As the API shows it.
+        let reading = &engine.readings("C001")[7];
+        let id = format!(
+            "C001/{}/{}",
+            reading["boot"].as_str().unwrap(),
+            reading["seq"]
+        );
+        let one = |collection: &'static str, id: String| {
+            server.ask(async move |database| {
+                let collection = database.collection::<Document>(collection);
+                collection.find_one(doc! { "_id": id }).await
+            })
+        };
+        let document = one("measurements", id).unwrap();
+        assert_eq!(document.get_str("sensor_id").unwrap(), "C001");
+        let time = document.get_datetime("timestamp").unwrap();
+        assert_eq!(Some(time.timestamp_millis()), reading["t"].as_i64());
+        for quantity in ["temperature", "humidity"] {
+            let (copied, shown) = (document.get_f64(quantity), &reading[quantity]);
+            assert!((copied.unwrap() - shown.as_f64().unwrap()).abs() < 1e-12);
+        }
+        let anomaly = server.documents("anomalies").pop().unwrap();
+        for field in ["rule", "text", "severity"] {
+            assert!(!anomaly.get_str(field).unwrap().is_empty(), "{anomaly}");
+        }
+        engine.process.stop();
+    }
+}
+
+#[test]
+fn what_was_stored_before_is_copied_too_and_another_database_gets_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = MongoServer::start(dir.path(), Brand::Ferret) else {
+        return;
+    };
+    let mut engine = Engine::run(dir.path());
+    simulate(
+        dir.path(),
+        &engine.door(),
+        &fleet("--rate max --count 5000"),
+    );
+    let (status, body) = get(engine.http, "/api/v1/mongodb").unwrap();
+    assert!(status == 404 && body.contains("mongodb.uri"), "{body}");
+    engine.process.stop();
+
+    let mut engine = run(dir.path(), &MongoServer::uri(server.addr), "");
+    wait_copied(&engine, PATIENCE);
+    assert_eq!(assert_same(&engine, &server), 5_000);
+    engine.process.stop();
+
+    let other = "database = \"another\"\n";
+    let mut engine = run(dir.path(), &MongoServer::uri(server.addr), other);
+    wait_copied(&engine, PATIENCE);
+    engine.process.stop();
+    let count = server.ask(async |database| {
+        let another = database.client().database("another");
+        let measurements = another.collection::<Document>("measurements");
+        measurements.count_documents(doc! {}).await
+    });
+    assert_eq!(count, 5_000);
+}
+
+#[test]
+fn while_the_database_is_away_the_stream_goes_on_and_the_copy_catches_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(mut server) = MongoServer::start(dir.path(), Brand::Ferret) else {
+        return;
+    };
+    let mut engine = run(dir.path(), &MongoServer::uri(server.addr), "");
+    let load = Load::start(dir.path(), &engine);
+    engine.wait_stored(5 * RATE);
+    let before_mib = resident_mib(&engine);
+    // In the midst of a batch, as likely as not.
+    server.kill();
+    std::thread::sleep(Duration::from_secs(setting("VIGIE_OUTAGE_S", 5).into()));
+    assert_eq!(progress(&engine)["connected"], false);
+    let (status, ready) = get(engine.http, "/readyz?verbose").unwrap();
+    assert!(status == 200 && ready.contains("rows wait"), "{ready}");
+    let grown_mib = resident_mib(&engine).saturating_sub(before_mib);
+    assert!(grown_mib <= 64, "{grown_mib} MiB more while it was away");
+    let waiting = progress(&engine)["waiting"].as_u64().unwrap();
+    let stored_before = engine.ledger("stored");
+    server.up();
+    let caught_up = wait_copied_under_load(&engine);
+    let drained = waiting + engine.ledger("stored") - stored_before;
+    let published = load.end();
+    wait_copied(&engine, PATIENCE);
+    assert_eq!(assert_same(&engine, &server) as u64, published.sent);
+    let rate = drained as f64 / caught_up.as_secs_f64();
+    eprintln!(
+        "away: {waiting} rows waited, {grown_mib} MiB more, drained at {rate:.0}/s = {:.1} x ingest",
+        rate / RATE as f64
+    );
+    engine.process.stop();
+}
+
+/// Waits until less than what comes in two seconds waits.
+fn wait_copied_under_load(engine: &Engine) -> Duration {
+    let begun = Instant::now();
+    wait_until("the backlog", Duration::from_mins(2), || {
+        let progress = progress(engine);
+        let waiting = progress["waiting"].as_u64().unwrap();
+        (waiting <= 2 * RATE && progress["connected"] == true)
+            .then_some(())
+            .ok_or_else(|| progress.to_string())
+    });
+    begun.elapsed()
+}
+
+#[test]
+fn a_frozen_database_is_noticed_and_what_it_did_meanwhile_is_not_done_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = MongoServer::start(dir.path(), Brand::Ferret) else {
+        return;
+    };
+    let mut engine = run(dir.path(), &MongoServer::uri(server.addr), "");
+    let load = Load::start(dir.path(), &engine);
+    engine.wait_stored(2 * RATE);
+    server.signal("STOP");
+    let frozen = Instant::now();
+    wait_until("that it is noticed", PATIENCE, || {
+        match progress(&engine)["connected"].as_bool() {
+            Some(false) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    let noticed = frozen.elapsed();
+    // The goal is 5 s; a machine under the load of other tests gets some more.
+    assert!(
+        noticed < Duration::from_secs(10),
+        "noticed after {noticed:?}"
+    );
+    server.signal("CONT");
+    let published = load.end();
+    wait_copied(&engine, PATIENCE);
+    assert_eq!(assert_same(&engine, &server) as u64, published.sent);
+    eprintln!("frozen: noticed after {noticed:?}");
+    engine.process.stop();
+}
+
+#[test]
+fn answers_that_get_lost_double_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = MongoServer::start(dir.path(), Brand::Java) else {
+        return;
+    };
+    let proxy = FaultProxy::start(server.addr);
+    let mut engine = run(dir.path(), &MongoServer::uri(proxy.addr), "");
+    proxy.set(Fault::LostAnswers);
+    let wanted = u64::from(setting("VIGIE_LOST_ANSWERS", 20));
+    let mut sent = 0_u32;
+    while proxy.lost() < wanted {
+        // Each command takes a thousand rows, and every second one is lost.
+        let count = 20_000;
+        let later = now_ms() - 3 * DAY_MS + i64::from(sent / 20) * 1000;
+        let load = format!(
+            "--sensors 20 --seed {sent} --interval 1s --rate max --count {count} --start {later}"
+        );
+        simulate(dir.path(), &engine.door(), &load);
+        sent += count;
+        wait_copied(&engine, Duration::from_mins(1));
+    }
+    proxy.set(Fault::CutAfter(5_000));
+    simulate(
+        dir.path(),
+        &engine.door(),
+        &fleet("--rate 2000 --count 4000"),
+    );
+    proxy.set(Fault::None);
+    wait_copied(&engine, PATIENCE);
+    assert_same(&engine, &server);
+    eprintln!("lost answers: {} of {sent} rows", proxy.lost());
+    engine.process.stop();
+}
+
+#[test]
+fn slow_silent_closed_and_full_databases_keep_nothing_from_being_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = MongoServer::start(dir.path(), Brand::Java) else {
+        return;
+    };
+    let proxy = FaultProxy::start(server.addr);
+    let mut engine = run(dir.path(), &MongoServer::uri(proxy.addr), "");
+    let load = Load::start(dir.path(), &engine);
+    let troubled = |words: &str| {
+        wait_until("its trouble", PATIENCE, || {
+            let progress = progress(&engine);
+            let trouble = progress["trouble"].as_str().unwrap_or_default();
+            trouble
+                .contains(words)
+                .then_some(())
+                .ok_or_else(|| progress.to_string())
+        });
+    };
+    proxy.set(Fault::Slow(Duration::from_millis(300)));
+    engine.wait_stored(engine.ledger("stored") + 2 * RATE);
+    proxy.set(Fault::BlackHole);
+    troubled("Network Access");
+    proxy.set(Fault::None);
+    wait_copied_under_load(&engine);
+    proxy.set(Fault::Closed);
+    troubled("Network Access");
+    proxy.set(Fault::None);
+    wait_copied_under_load(&engine);
+    proxy.set(Fault::Answer(b"", 8000));
+    troubled("mongodb.max_mib");
+    assert!(engine.count("vigie_mongodb_failures_total{reason=\"full\"}") > 0);
+    let during = engine.ledger("stored");
+    engine.wait_stored(during + RATE);
+    proxy.set(Fault::None);
+    // It looks again after up to a minute: nobody makes room at once.
+    let published = load.end();
+    wait_copied(&engine, Duration::from_secs(100));
+    assert_eq!(assert_same(&engine, &server) as u64, published.sent);
+    engine.process.stop();
+}
+
+#[test]
+fn a_document_that_is_refused_goes_aside_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = MongoServer::start(dir.path(), Brand::Java) else {
+        return;
+    };
+    let proxy = FaultProxy::start(server.addr);
+    proxy.set(Fault::Answer(b"BAD-1", 121));
+    let mut engine = run(dir.path(), &MongoServer::uri(proxy.addr), "");
+    let mut publisher = Publisher::connect(engine.mqtt(), Version::V5);
+    for seq in 0..50_u32 {
+        let sensor = if seq == 20 { "BAD-1" } else { "C001" };
+        let payload = format!(
+            r#"{{"v":1,"id":"{sensor}","boot":"b1","seq":{seq},"t":{},"temperature":20.5}}"#,
+            now_ms() - 100_000 + i64::from(seq) * 1000
+        );
+        publisher.publish(
+            &format!("sensors/{sensor}/reading"),
+            payload.as_bytes(),
+            false,
+        );
+    }
+    wait_copied(&engine, PATIENCE);
+    let copied = server.documents("measurements");
+    assert_eq!(copied.len(), 49, "all but the refused one");
+    assert_eq!(
+        engine.count("vigie_mongodb_rows_total{result=\"rejected\"}"),
+        1
+    );
+    assert_eq!(engine.ledger("stored"), 50, "the store keeps it");
+    engine.process.stop();
+}
+
+#[test]
+fn kills_of_the_engine_lose_and_double_nothing_in_the_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = MongoServer::start(dir.path(), Brand::Ferret) else {
+        return;
+    };
+    let uri = MongoServer::uri(server.addr);
+    let kills = setting("VIGIE_KILLS", 10);
+    let mut sent = 0;
+    for kill in 0..kills {
+        let mut engine = run(dir.path(), &uri, "");
+        let load = format!(
+            "--sensors 20 --seed {kill} --interval 1s --rate max --count 2000 --start {}",
+            now_ms() - 3 * DAY_MS + i64::from(kill) * 200_000
+        );
+        let mut publisher = Process::start(dir.path(), &simulate_args(&engine.door(), &load));
+        engine.wait_stored(sent + 100);
+        std::thread::sleep(Duration::from_millis(u64::from(kill * 37 % 400)));
+        engine.process.kill();
+        // The port is another one next time.
+        publisher.signal("KILL");
+        publisher.wait(PATIENCE);
+        sent = Engine::run(dir.path()).ledger("stored").max(sent);
+    }
+    let mut engine = run(dir.path(), &uri, "");
+    wait_copied(&engine, PATIENCE);
+    let readings = assert_same(&engine, &server);
+    eprintln!("kills: {kills}, {readings} readings in both");
+    engine.process.stop();
+}
+
+#[test]
+fn the_copy_is_kept_within_its_age_and_its_size() {
+    for brand in [Brand::Ferret, Brand::Java] {
+        let dir = tempfile::tempdir().unwrap();
+        let Some(server) = MongoServer::start(dir.path(), brand) else {
+            continue;
+        };
+        let uri = MongoServer::uri(server.addr);
+        let mut engine = run(dir.path(), &uri, "");
+        // Three days old, and one hour old; some 3 MiB.
+        simulate(
+            dir.path(),
+            &engine.door(),
+            &fleet("--rate max --count 2000"),
+        );
+        let recent = format!(
+            "--sensors 200 --seed 5 --interval 40s --rate max --count 10000 --start {}",
+            now_ms() - 3_600_000
+        );
+        simulate(dir.path(), &engine.door(), &recent);
+        wait_copied(&engine, Duration::from_mins(2));
+        engine.process.stop();
+
+        let newest = |documents: &[Document]| {
+            let times = documents.iter().map(|reading| {
+                let time = reading.get_datetime("timestamp").unwrap();
+                time.timestamp_millis()
+            });
+            (
+                times.clone().min().unwrap(),
+                times.max().unwrap(),
+                documents.len(),
+            )
+        };
+        let before = newest(&server.documents("measurements"));
+        assert_eq!(before.2, 12_000);
+
+        // It looks after the copy when it starts.
+        let mut engine = run(dir.path(), &uri, "keep = \"1d\"\n");
+        engine.wait_stored(0);
+        wait_until("that the old ones go", PATIENCE, || {
+            let (oldest, _, count) = newest(&server.documents("measurements"));
+            (oldest > now_ms() - DAY_MS - 60_000 && count == 10_000)
+                .then_some(())
+                .ok_or_else(|| format!("{count} readings, the oldest of {oldest}"))
+        });
+        engine.process.stop();
+
+        let mut engine = run(dir.path(), &uri, "max_mib = 1\n");
+        let used = wait_until("that it is small enough", Duration::from_mins(2), || {
+            let progress = progress(&engine);
+            match progress["used_bytes"].as_u64() {
+                Some(used) if used <= 1 << 20 => Ok(used),
+                _ => Err(progress.to_string()),
+            }
+        });
+        let after = newest(&server.documents("measurements"));
+        assert_eq!(after.1, before.1, "the newest stays");
+        assert!(
+            after.2 > 1_000 && after.2 < 10_000,
+            "{} readings left of {used} bytes",
+            after.2
+        );
+        engine.process.stop();
+    }
+}
