@@ -8,7 +8,7 @@
 //! | [`Part`] (observed) | Stats → Scorer | – (the batch carries it) | as above |
 //! | [`Scored`] | Scorer → Store | – | as above |
 //! | [`Noticed`] | Store → Alerter | none: the outbox is the truth | dropped: one is waiting already |
-//! | [`Tick`] | engine → Ingest, Alerter, Forwarder | none | dropped |
+//! | [`Tick`] | engine → Ingest, Alerter, Forwarder, Keeper | none | dropped |
 //! | [`Drain`] | engine → each stage, in order | `()` when everything before it is done | waits, under a deadline |
 //!
 //! A batch that is dropped on the way is refused ([`crate::batch`]).

@@ -24,6 +24,7 @@ use crate::reading::Outcome;
 use crate::score::incident::NoticeKind;
 use crate::score::rules::{Rule, Severity};
 use crate::store::Ledger;
+use crate::store::keeper::Done;
 
 /// Bucket bounds of durations, in seconds.
 const SECONDS: [f64; 14] = [
@@ -200,6 +201,8 @@ pub struct Metrics {
     pub sensors: IntGauge,
     /// Bytes of the store on disk.
     pub store_bytes: IntGauge,
+    hours: IntCounter,
+    removed: IntCounter,
     /// The listener's numbers.
     pub listener: ListenerMetrics,
     /// The source at an external broker.
@@ -381,6 +384,16 @@ impl Metrics {
                 "vigie_store_bytes",
                 "Size of the embedded store on disk.",
             )?,
+            hours: counter(
+                registry,
+                "vigie_hours_rolled_up_total",
+                "Hours of sensors that were rolled up, some of them again.",
+            )?,
+            removed: counter(
+                registry,
+                "vigie_readings_removed_total",
+                "Readings that were removed from the store for their age or for want of room.",
+            )?,
             listener: ListenerMetrics {
                 connections: gauge(
                     registry,
@@ -481,6 +494,12 @@ impl Metrics {
             notices: self.notices.clone(),
             waiting: self.notices_waiting.with_label_values(&[name]),
         }
+    }
+
+    /// What a pass of the Keeper did.
+    pub fn kept(&self, done: Done) {
+        self.hours.inc_by(done.hours);
+        self.removed.inc_by(done.removed);
     }
 
     /// The ledger as of the last commit.

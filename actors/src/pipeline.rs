@@ -25,6 +25,8 @@ use crate::stats::share::{Share, SilenceLine};
 use crate::store::actor::Storing;
 use crate::store::committer::Committer;
 use crate::store::embedded::Embedded;
+use crate::store::keeper::Keeper;
+use crate::store::keeper::actor::Keeping;
 use crate::supervise::{Guard, Health, Sabotage, Shell, chain};
 use crate::{forward, score, stats, store};
 
@@ -82,6 +84,7 @@ pub struct Pipeline {
     /// One per channel.
     alerters: Vec<Addr<Alerter>>,
     forwarder: Option<Addr<Forwarder>>,
+    keeper: Addr<Keeping>,
     /// Until when they may deliver, once the end is near.
     closing: Arc<OnceLock<tokio::time::Instant>>,
     /// In the order of the stream.
@@ -180,6 +183,15 @@ impl Pipeline {
                 Some(start(&mut background, forwarder))
             }
         };
+
+        let keeping = Keeping::new(
+            Keeper::new(store.clone(), settings.store.clone()),
+            Arc::clone(&clock),
+            guard(Keeping::NAME),
+            metrics.clone(),
+            Arc::clone(&closing),
+        );
+        let keeper = start(&mut background, keeping);
 
         let storing = {
             let (store, config) = (store.clone(), settings.store.clone());
@@ -303,6 +315,7 @@ impl Pipeline {
             ingest,
             alerters,
             forwarder,
+            keeper,
             closing,
             stages,
             arbiters,
@@ -332,7 +345,7 @@ impl Pipeline {
     /// second.
     pub fn ticker(&self) -> impl Fn() + Send + 'static {
         let (ingest, alerters) = (self.ingest.clone(), self.alerters.clone());
-        let forwarder = self.forwarder.clone();
+        let (forwarder, keeper) = (self.forwarder.clone(), self.keeper.clone());
         move || {
             // Full: there is so much to do that time passes with it.
             let _busy = ingest.try_send(Tick);
@@ -342,6 +355,7 @@ impl Pipeline {
             if let Some(forwarder) = &forwarder {
                 let _busy = forwarder.try_send(Tick);
             }
+            let _busy = keeper.try_send(Tick);
         }
     }
 
@@ -376,6 +390,8 @@ impl Pipeline {
         // notice is in the outbox until it is delivered.
         let drained = join_all(self.alerters.iter().map(|alerter| alerter.send(Drain)));
         let delivered = tokio::time::timeout_at(notices_end, drained).await.is_ok();
+        // It ends its pass by itself; without an answer its thread is not waited for.
+        let kept = tokio::time::timeout_at(notices_end, self.keeper.send(Drain)).await;
         if let Some(forwarder) = &self.forwarder {
             let _no_hurry = tokio::time::timeout_at(notices_end, forwarder.send(Drain)).await;
         }
@@ -383,7 +399,7 @@ impl Pipeline {
         for arbiter in self.arbiters.iter().chain(&self.background) {
             arbiter.stop();
         }
-        if delivered {
+        if delivered && kept.is_ok() {
             for arbiter in self.background {
                 let _ended = arbiter.join();
             }

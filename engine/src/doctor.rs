@@ -37,9 +37,15 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
         ground.store.count_models()?
     ));
     let held = ground.store.count_readings()?;
-    if held != ledger.stored {
+    let removed = ground.store.removed()?;
+    if removed > 0 {
+        say(&format!(
+            "{removed} old readings were removed; their hours stay"
+        ));
+    }
+    if held + removed != ledger.stored {
         return Err(anyhow!(
-            "the store holds {held} readings, its ledger says {}",
+            "the store holds {held} readings and {removed} were removed, its ledger says {}",
             ledger.stored
         ));
     }

@@ -262,6 +262,7 @@ enum Route {
     Ready,
     Sensors,
     Readings(String),
+    Hours(String),
     Anomalies,
     Incidents,
     Ledger,
@@ -278,6 +279,7 @@ impl Route {
             ["readyz"] => Self::Ready,
             ["api", "v1", "sensors"] => Self::Sensors,
             ["api", "v1", "sensors", id, "readings"] => Self::Readings(unescape(id)),
+            ["api", "v1", "sensors", id, "hours"] => Self::Hours(unescape(id)),
             ["api", "v1", "anomalies"] => Self::Anomalies,
             ["api", "v1", "incidents"] => Self::Incidents,
             ["api", "v1", "ledger"] => Self::Ledger,
@@ -292,7 +294,7 @@ impl Route {
             Self::Page | Self::Metrics | Self::Live | Self::Ledger | Self::Mongodb => &[],
             Self::Ready => &["verbose"],
             Self::Sensors => &["limit", "cursor"],
-            Self::Readings(_) | Self::Anomalies | Self::Incidents => {
+            Self::Readings(_) | Self::Hours(_) | Self::Anomalies | Self::Incidents => {
                 &["from", "to", "limit", "cursor"]
             }
         }
@@ -389,6 +391,12 @@ impl Shared {
             Route::Readings(id) => {
                 self.read(JSON, move |state| {
                     api::readings(&state.store, &state.catalogue, &id, &query)
+                })
+                .await
+            }
+            Route::Hours(id) => {
+                self.read(JSON, move |state| {
+                    api::hours(&state.store, &state.catalogue, &id, &query)
                 })
                 .await
             }

@@ -44,7 +44,10 @@ const HOMES: &[(&str, &[&str])] = &[
         "rumqttc",
         &["actors/src/ingest/broker.rs", "actors/src/ingest/broker/"],
     ),
-    ("fjall", &["actors/src/store/embedded.rs"]),
+    (
+        "fjall",
+        &["actors/src/store/embedded.rs", "actors/src/store/embedded/"],
+    ),
     (
         "mongodb",
         &["actors/src/store/mongo.rs", "actors/src/store/mongo/"],
@@ -154,6 +157,7 @@ const LAYERS: &[Layer] = &[
             "actors/src/ingest/listener.rs",
             "actors/src/ingest/listener/config.rs",
             "actors/src/store/embedded.rs",
+            "actors/src/store/embedded/keeping.rs",
             "actors/src/store/mongo.rs",
             "actors/src/store/mongo/document.rs",
             "actors/src/store/mongo/trouble.rs",

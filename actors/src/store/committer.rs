@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 use super::embedded::Embedded;
+use super::hourly::hour_of;
 use super::row::{Row, StoredValue};
 use super::{Config, Error, Ledger};
 use crate::reading::{Arrival, Outcome, Quarantined, Reading};
@@ -93,6 +94,7 @@ impl Committer {
         // What this batch stores is not in the store yet: a late reading may be one of it.
         let any_late = scored.readings.iter().any(|row| row.kind == Kind::Late);
         let mut stored_here = HashSet::new();
+        let mut due_here = HashSet::new();
         let mut rows = scored.readings.iter().peekable();
 
         for (index, arrival) in (0_u32..).zip(arrivals.iter()) {
@@ -130,6 +132,14 @@ impl Committer {
                                 stored_here.insert((reading.sensor, reading.identity));
                             }
                             put(&mut write, reading, row, &mut ledger)?;
+                            let hour = hour_of(reading.order_ms);
+                            // Its hour may be rolled up already.
+                            if hour_of(reading.received_ms) != hour
+                                && due_here.insert((reading.sensor, hour))
+                            {
+                                // It counts on with each reading stored.
+                                write.due(&reading.sensor, hour, ledger.stored);
+                            }
                             Outcome::Stored
                         }
                     }

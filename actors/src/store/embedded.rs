@@ -4,6 +4,8 @@
 //! fjall holds its journal lock through sync and insert, so there is one writer of readings; a
 //! failed sync poisons the database for the process, so every error here is final for the writer.
 
+mod keeping;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -45,6 +47,8 @@ pub struct Embedded {
     models: Keyspace,
     outgoing: Keyspace,
     rejected: Keyspace,
+    hours: Keyspace,
+    due: Keyspace,
     meta: Keyspace,
     /// Number of the next row for MongoDB.
     line_end: Arc<Mutex<u64>>,
@@ -123,6 +127,8 @@ impl Embedded {
             models: keyspace("models", small)?,
             outgoing: keyspace("outgoing", small)?,
             rejected: keyspace("rejected", small)?,
+            hours: keyspace("hours", small)?,
+            due: keyspace("due", small)?,
             meta: keyspace("meta", small)?,
             line_end: Arc::default(),
             db,
@@ -225,6 +231,15 @@ impl Embedded {
         Write {
             store: self,
             batch: self.db.batch().durability(Some(PersistMode::SyncData)),
+            outgoing: None,
+        }
+    }
+
+    /// Begins an atomic write that a crash may undo.
+    fn write_unsynced(&self) -> Write<'_> {
+        Write {
+            store: self,
+            batch: self.db.batch(),
             outgoing: None,
         }
     }

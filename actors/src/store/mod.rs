@@ -1,11 +1,12 @@
 //! Store: what is durable. `row` is the bytes of one reading, `embedded` the database that is
 //! always there, `committer` turns a scored batch into one atomic write; `hourly` is what stays of
-//! readings for ever, `outgoing` what waits for MongoDB, `mongo` the MongoDB.
+//! readings for ever, `keeper` makes that and removes old readings, `outgoing` what waits for MongoDB, `mongo` the MongoDB.
 
 pub mod actor;
 pub mod committer;
 pub mod embedded;
 pub mod hourly;
+pub mod keeper;
 pub mod mongo;
 pub mod outgoing;
 pub mod row;
@@ -14,7 +15,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Invalid, in_range};
+use crate::config::{Invalid, Span, in_range};
 use crate::stats::state::SensorState;
 
 /// Section `[store]`.
@@ -27,7 +28,14 @@ pub struct Config {
     pub write_buffer_mib: u32,
     /// Quarantined messages that are kept; beyond it the oldest go first (they stay counted).
     pub quarantine_rows: u32,
+    /// Readings older than this are removed; their hours stay.
+    pub keep: Span,
+    /// Size on disk; beyond it the oldest readings are removed, in MiB.
+    pub max_mib: u32,
 }
+
+/// Readings are kept for at least this long: late ones may be a week old.
+const SHORTEST: Span = Span::secs(8 * 86_400);
 
 impl Default for Config {
     fn default() -> Self {
@@ -35,6 +43,8 @@ impl Default for Config {
             cache_mib: 16,
             write_buffer_mib: 8,
             quarantine_rows: 100_000,
+            keep: Span::secs(365 * 86_400),
+            max_mib: 10_240,
         }
     }
 }
@@ -45,7 +55,17 @@ impl Config {
     pub fn validate(&self) -> Result<(), Invalid> {
         in_range("cache_mib", self.cache_mib, 1, 1 << 20)?;
         in_range("write_buffer_mib", self.write_buffer_mib, 4, 4096)?;
-        in_range("quarantine_rows", self.quarantine_rows, 1, 100_000_000)
+        in_range("quarantine_rows", self.quarantine_rows, 1, 100_000_000)?;
+        if self.keep < SHORTEST {
+            return Err(Invalid::new(
+                "keep",
+                self.keep,
+                "too short: readings that come late would be removed at once, and taken for new \
+                 ones when they come again",
+                format!("use {SHORTEST} or more"),
+            ));
+        }
+        in_range("max_mib", self.max_mib, 64, 1 << 30)
     }
 }
 

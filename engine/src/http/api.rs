@@ -388,6 +388,71 @@ struct Reading<'a> {
     late: bool,
 }
 
+fn known_sensor(store: &Embedded, id: &str) -> Result<SensorId, Failure> {
+    let sensor = SensorId::try_from(id).map_err(|error| {
+        Failure::new(
+            400,
+            format!("not a sensor id: {error}"),
+            "give 1 to 64 letters, digits, '_', ':' or '-'",
+        )
+    })?;
+    if store.snapshot(&sensor)?.is_none() && store.newest(&sensor)?.is_none() {
+        return Err(Failure::new(
+            404,
+            format!("no sensor {sensor} has ever sent a reading"),
+            "/api/v1/sensors lists those that have",
+        ));
+    }
+    Ok(sensor)
+}
+
+/// One quantity in one hour.
+#[derive(Serialize)]
+struct Summed {
+    count: u32,
+    min: f64,
+    max: f64,
+    mean: f64,
+}
+
+/// `GET /api/v1/sensors/{id}/hours`: roll-ups, oldest first; `t` is the beginning of the hour.
+pub(super) fn hours(
+    store: &Embedded,
+    catalogue: &Catalogue,
+    id: &str,
+    query: &Query,
+) -> Result<Vec<u8>, Failure> {
+    let sensor = known_sensor(store, id)?;
+    if let Some(cursor) = &query.cursor {
+        let key = [row::sensor_prefix(&sensor).as_slice(), cursor].concat();
+        row::time_behind_nul(&sensor, &key).map_err(|_| bad_cursor())?;
+    }
+    list(
+        "hours",
+        query,
+        |after, limit| store.hours(&sensor, query.span(), after, limit),
+        |body, hour| {
+            let mut row = serde_json::Map::new();
+            row.insert("t".to_owned(), hour.hour_ms.into());
+            for summary in &hour.quantities {
+                let Some(quantity) = catalogue.get(summary.quantity) else {
+                    continue;
+                };
+                let summed = Summed {
+                    count: summary.count,
+                    min: summary.min,
+                    max: summary.max,
+                    mean: summary.mean,
+                };
+                let value = serde_json::to_value(summed)
+                    .map_err(|error| Failure::inside(format!("cannot write an hour: {error}")))?;
+                row.insert(quantity.name.clone(), value);
+            }
+            put(body, &row)
+        },
+    )
+}
+
 /// `GET /api/v1/sensors/{id}/readings`: oldest first. `t` is the reading's place in the order of
 /// its sensor, which `from` and `to` speak of as well.
 pub(super) fn readings(
@@ -396,23 +461,10 @@ pub(super) fn readings(
     id: &str,
     query: &Query,
 ) -> Result<Vec<u8>, Failure> {
-    let sensor = SensorId::try_from(id).map_err(|error| {
-        Failure::new(
-            400,
-            format!("not a sensor id: {error}"),
-            "give 1 to 64 letters, digits, '_', ':' or '-'",
-        )
-    })?;
+    let sensor = known_sensor(store, id)?;
     if let Some(cursor) = &query.cursor {
         let key = [row::sensor_prefix(&sensor).as_slice(), cursor].concat();
         row::split_reading_key(&sensor, &key).map_err(|_| bad_cursor())?;
-    }
-    if store.snapshot(&sensor)?.is_none() && store.newest(&sensor)?.is_none() {
-        return Err(Failure::new(
-            404,
-            format!("no sensor {sensor} has ever sent a reading"),
-            "/api/v1/sensors lists those that have",
-        ));
     }
     list(
         "readings",

@@ -27,6 +27,7 @@ mod fault_proxy;
 mod flood;
 mod foreign;
 mod harness;
+mod keep;
 mod kill;
 mod mongo;
 mod mongo_server;

@@ -1,0 +1,197 @@
+//! What the Keeper asks of the store: hours to roll up, hours rolled up, readings whose time is
+//! over. Nothing here is synced: what a crash undoes is done again.
+
+use vigie_wire::SensorId;
+
+use super::super::hourly::{self, HOUR_MS, HourRow, hour_of};
+use super::super::outgoing::Kind;
+use super::super::{Error, row};
+use super::{Embedded, Page, StoredReading, Write, encode, failed, page};
+
+/// An hour that has to be rolled up (again): its key, its beginning and its sensor.
+pub(in crate::store) type Due = (Vec<u8>, i64, SensorId);
+
+impl Embedded {
+    /// The beginning of the newest hour of a sensor that is rolled up.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn newest_hour(&self, sensor: &SensorId) -> Result<Option<i64>, Error> {
+        let Some(guard) = self.hours.prefix(row::sensor_prefix(sensor)).next_back() else {
+            return Ok(None);
+        };
+        let key = guard.key().map_err(failed)?;
+        row::time_behind_nul(sensor, &key).map(Some)
+    }
+
+    /// Order time of the oldest reading of a sensor.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn oldest(&self, sensor: &SensorId) -> Result<Option<i64>, Error> {
+        let Some(guard) = self.readings.prefix(row::sensor_prefix(sensor)).next() else {
+            return Ok(None);
+        };
+        let key = guard.key().map_err(failed)?;
+        row::time_behind_nul(sensor, &key).map(Some)
+    }
+
+    /// Rolls up the readings of a sensor with `from_ms` ≤ order time < `to_ms`, both the beginnings
+    /// of hours. Hours without readings are left out.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn roll_up(
+        &self,
+        sensor: &SensorId,
+        (from_ms, to_ms): (i64, i64),
+    ) -> Result<Vec<HourRow>, Error> {
+        let mut hours: Vec<HourRow> = Vec::new();
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = self.readings(sensor, (from_ms, to_ms), after.as_deref(), 4096)?;
+            for reading in &page.items {
+                let hour_ms = hour_of(reading.order_ms);
+                if hours.last().is_none_or(|hour| hour.hour_ms != hour_ms) {
+                    hours.push(HourRow::new(*sensor, hour_ms));
+                }
+                if let Some(hour) = hours.last_mut() {
+                    hour.add(reading);
+                }
+            }
+            after = page.next;
+            if after.is_none() {
+                return Ok(hours);
+            }
+        }
+    }
+
+    /// Hours that begin before `before_ms` and changed after they may have been rolled up.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub(in crate::store) fn due(&self, before_ms: i64, limit: usize) -> Result<Vec<Due>, Error> {
+        self.due
+            .range(..row::time_floor(before_ms).to_vec())
+            .take(limit)
+            .map(|guard| {
+                let key = guard.key().map_err(failed)?;
+                let (hour_ms, sensor) = row::split_by_time_key(&key)?;
+                Ok((key.to_vec(), hour_ms, sensor))
+            })
+            .collect()
+    }
+
+    /// Keeps rolled-up hours, and puts them in line for MongoDB if `forward`; `done` are the keys
+    /// of [`Embedded::due`] that they settle.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be written.
+    pub fn put_hours(
+        &self,
+        hours: &[HourRow],
+        done: &[Vec<u8>],
+        forward: bool,
+    ) -> Result<(), Error> {
+        let mut write = self.write_unsynced().forwarding(forward);
+        for hour in hours {
+            let (key, value) = (hour.key(), hour.encode()?);
+            write.forward(Kind::Hour, &key, &value);
+            write.batch.insert(&self.hours, key, value);
+        }
+        for key in done {
+            write.batch.remove(&self.due, key.as_slice());
+        }
+        if write.is_empty() {
+            return Ok(());
+        }
+        write.commit()
+    }
+
+    /// Hours of a sensor with `from_ms` ≤ beginning < `to_ms`, oldest first.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn hours(
+        &self,
+        sensor: &SensorId,
+        (from_ms, to_ms): (i64, i64),
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Page<HourRow>, Error> {
+        let prefix = row::sensor_prefix(sensor);
+        let floor = row::reading_floor(sensor, from_ms);
+        let ceiling = row::reading_floor(sensor, to_ms);
+        let start = after
+            .map(|tail| [prefix.as_slice(), tail, &[0]].concat())
+            .map_or_else(|| floor.clone(), |after| after.max(floor.clone()));
+        if start >= ceiling {
+            return Ok(Page {
+                items: Vec::new(),
+                next: None,
+            });
+        }
+        page(
+            self.hours.range(start..ceiling),
+            limit,
+            prefix.len(),
+            hourly::decode,
+        )
+    }
+
+    /// Readings that were removed since the store was made.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn removed(&self) -> Result<u64, Error> {
+        Ok(self.meta_value("removed")?.unwrap_or_default())
+    }
+
+    /// Removes the oldest readings of a sensor, those with order time < `before_ms`, up to `limit`;
+    /// gives how many.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read or written.
+    pub fn remove_readings(
+        &self,
+        sensor: &SensorId,
+        before_ms: i64,
+        limit: usize,
+    ) -> Result<usize, Error> {
+        let page = self.readings(sensor, (i64::MIN, before_ms), None, limit)?;
+        let removed = page.items.len();
+        if removed == 0 {
+            return Ok(0);
+        }
+        let mut write = self.write_unsynced();
+        let all = self.removed()? + removed as u64;
+        write
+            .batch
+            .insert(&self.meta, "removed", encode(&all, "meta")?);
+        for stored in page.items {
+            let StoredReading {
+                order_ms,
+                identity,
+                row,
+            } = stored;
+            let key = row::reading_key(sensor, order_ms, identity);
+            write.batch.remove(&self.readings, key);
+            if row.reading(*sensor, order_ms, identity).needs_index() {
+                let key = row::identity_key(sensor, identity);
+                write.batch.remove(&self.identities, key);
+            }
+        }
+        write.commit()?;
+        Ok(removed)
+    }
+}
+
+impl Write<'_> {
+    /// An hour whose readings changed after it may have been rolled up. `number` tells this change
+    /// from others: it is settled only by a roll-up that has seen it.
+    pub fn due(&mut self, sensor: &SensorId, order_ms: i64, number: u64) {
+        let hour_ms = order_ms.div_euclid(HOUR_MS) * HOUR_MS;
+        let key = row::by_time_key(hour_ms, sensor, &number.to_be_bytes());
+        self.batch.insert(&self.store.due, key, []);
+    }
+}

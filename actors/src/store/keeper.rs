@@ -1,0 +1,199 @@
+//! The Keeper's work: rolls hours up when they are over, and removes readings whose time is over,
+//! but none that a roll-up or a restart still needs.
+
+pub mod actor;
+
+use vigie_wire::SensorId;
+
+use super::embedded::Embedded;
+use super::hourly::{HOUR_MS, hour_of};
+use super::{Config, Error};
+
+/// An hour is rolled up this long after its end: what is under way at its end still gets in.
+const GRACE_MS: i64 = 5 * 60_000;
+/// Sensors in one look.
+const SENSORS: usize = 256;
+/// Hours settled, and readings removed, in one write.
+const CHUNK: usize = 2048;
+/// When the store is too large, this share of the time that it covers goes; a merge has to come
+/// along before the disk is smaller, so the next look is left to a later time.
+const SHARE: f64 = 0.05;
+/// Between two removals for want of room.
+const ROOM_EVERY_MS: i64 = 3 * HOUR_MS;
+
+/// What one pass did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Done {
+    /// Hours rolled up.
+    pub hours: u64,
+    /// Readings removed.
+    pub removed: u64,
+}
+
+/// Its memory between passes.
+#[derive(Debug)]
+pub struct Keeper {
+    store: Embedded,
+    config: Config,
+    /// When readings went for want of room.
+    made_room_ms: Option<i64>,
+}
+
+impl Keeper {
+    /// Keeps `store` as `config` says.
+    pub fn new(store: Embedded, config: Config) -> Self {
+        Self {
+            store,
+            config,
+            made_room_ms: None,
+        }
+    }
+
+    /// One look at all sensors. Ends early, between two writes, when `stop` says so.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read or written.
+    pub fn pass(&mut self, now_ms: i64, stop: &dyn Fn() -> bool) -> Result<Done, Error> {
+        let mut done = Done::default();
+        let forward = self.store.mirror()?.is_some();
+        let over_ms = hour_of(now_ms - GRACE_MS);
+        let too_old_ms = now_ms - self.config.keep.as_ms();
+        self.settle(over_ms, too_old_ms, forward, &mut done, stop)?;
+        let mut oldest = i64::MAX;
+        self.each_sensor(stop, |store, sensor| {
+            let from_ms = match store.newest_hour(sensor)? {
+                Some(newest) => newest + HOUR_MS,
+                None => i64::MIN,
+            };
+            let hours = store.roll_up(sensor, (from_ms, over_ms))?;
+            store.put_hours(&hours, &[], forward)?;
+            done.hours += hours.len() as u64;
+            done.removed += remove(store, sensor, too_old_ms, stop)?;
+            oldest = oldest.min(store.oldest(sensor)?.unwrap_or(i64::MAX));
+            Ok(())
+        })?;
+        done.removed += self.make_room(now_ms, oldest, stop)?;
+        Ok(done)
+    }
+
+    /// Rolls up again what changed since.
+    fn settle(
+        &self,
+        over_ms: i64,
+        too_old_ms: i64,
+        forward: bool,
+        done: &mut Done,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<(), Error> {
+        loop {
+            let due = self.store.due(over_ms, CHUNK)?;
+            if due.is_empty() || stop() {
+                return Ok(());
+            }
+            let mut hours = Vec::new();
+            let mut keys = Vec::with_capacity(due.len());
+            let mut last = None;
+            for (key, hour_ms, sensor) in due {
+                keys.push(key);
+                // Of an hour whose readings have gone the roll-up stays as it is.
+                if last != Some((hour_ms, sensor)) && hour_ms >= too_old_ms {
+                    hours.extend(self.store.roll_up(&sensor, (hour_ms, hour_ms + HOUR_MS))?);
+                }
+                last = Some((hour_ms, sensor));
+            }
+            done.hours += hours.len() as u64;
+            self.store.put_hours(&hours, &keys, forward)?;
+        }
+    }
+
+    fn each_sensor(
+        &self,
+        stop: &dyn Fn() -> bool,
+        mut job: impl FnMut(&Embedded, &SensorId) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = self.store.sensors(after.as_deref(), SENSORS)?;
+            for sensor in &page.items {
+                if stop() {
+                    return Ok(());
+                }
+                job(&self.store, sensor)?;
+            }
+            after = page.next;
+            if after.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// If the store is too large, the oldest part of what it covers goes.
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "a share of a span of milliseconds"
+    )]
+    fn make_room(
+        &mut self,
+        now_ms: i64,
+        oldest_ms: i64,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<u64, Error> {
+        let max = u64::from(self.config.max_mib) << 20;
+        let lately = |at: i64| (now_ms - at).abs() < ROOM_EVERY_MS;
+        if self.store.disk_bytes() <= max
+            || self.made_room_ms.is_some_and(lately)
+            || oldest_ms >= now_ms
+        {
+            return Ok(0);
+        }
+        let before_ms = oldest_ms + ((now_ms - oldest_ms) as f64 * SHARE) as i64;
+        let mut removed = 0;
+        self.each_sensor(stop, |store, sensor| {
+            removed += remove(store, sensor, before_ms, stop)?;
+            Ok(())
+        })?;
+        self.made_room_ms = Some(now_ms);
+        tracing::warn!(
+            removed,
+            max_mib = self.config.max_mib,
+            "the store is larger than store.max_mib: the oldest readings go, their hours stay"
+        );
+        Ok(removed)
+    }
+}
+
+/// Removes what is older than `before_ms`, rolled up, and no part of what a restart reads.
+fn remove(
+    store: &Embedded,
+    sensor: &SensorId,
+    before_ms: i64,
+    stop: &dyn Fn() -> bool,
+) -> Result<u64, Error> {
+    if store
+        .oldest(sensor)?
+        .is_none_or(|oldest| oldest >= before_ms)
+    {
+        return Ok(0);
+    }
+    let Some(rolled_up) = store.newest_hour(sensor)? else {
+        return Ok(0);
+    };
+    let Some(state) = store.snapshot(sensor)? else {
+        return Ok(0);
+    };
+    // A restart begins with the newest reading of the snapshot.
+    let needed_ms = if state.entered == 0 {
+        i64::MIN
+    } else {
+        state.newest_ms
+    };
+    let before_ms = before_ms.min(rolled_up).min(needed_ms);
+    let mut removed = 0;
+    while !stop() {
+        match store.remove_readings(sensor, before_ms, CHUNK)? {
+            0 => break,
+            some => removed += some as u64,
+        }
+    }
+    Ok(removed)
+}

@@ -1,0 +1,104 @@
+//! The Keeper: one pass now and then, on a thread of its own.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use actix::{Actor, ActorContext, Context, Handler, Supervised};
+use tokio::time::Instant;
+
+use super::Keeper;
+use crate::clock::Clock;
+use crate::message::{Drain, Tick};
+use crate::metrics::Metrics;
+use crate::supervise::{Guard, chain};
+
+/// Between two passes.
+const EVERY: Duration = Duration::from_mins(10);
+
+/// The actor.
+pub struct Keeping {
+    keeper: Keeper,
+    clock: Arc<dyn Clock>,
+    guard: Guard,
+    metrics: Metrics,
+    /// Set when the end is near.
+    closing: Arc<OnceLock<Instant>>,
+    last: Option<Instant>,
+}
+
+impl std::fmt::Debug for Keeping {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keeping").finish_non_exhaustive()
+    }
+}
+
+impl Keeping {
+    /// In logs and metrics.
+    pub const NAME: &'static str = "keeper";
+
+    /// The first pass comes with the first tick.
+    pub fn new(
+        keeper: Keeper,
+        clock: Arc<dyn Clock>,
+        guard: Guard,
+        metrics: Metrics,
+        closing: Arc<OnceLock<Instant>>,
+    ) -> Self {
+        Self {
+            keeper,
+            clock,
+            guard,
+            metrics,
+            closing,
+            last: None,
+        }
+    }
+}
+
+impl Actor for Keeping {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        ctx.set_mailbox_capacity(2);
+    }
+}
+
+impl Supervised for Keeping {
+    fn restarting(&mut self, _: &mut Context<Self>) {
+        let pause = self.guard.restarting();
+        self.guard.restarted(pause);
+    }
+}
+
+impl Handler<Tick> for Keeping {
+    type Result = ();
+
+    fn handle(&mut self, _: Tick, ctx: &mut Context<Self>) {
+        if self.last.is_some_and(|last| last.elapsed() < EVERY) {
+            return;
+        }
+        self.last = Some(Instant::now());
+        let (keeper, now_ms) = (&mut self.keeper, self.clock.now_ms());
+        let stop = || self.closing.get().is_some();
+        match self.guard.run(None, || keeper.pass(now_ms, &stop)) {
+            Ok(Ok(done)) => self.metrics.kept(done),
+            Ok(Err(error)) => {
+                tracing::error!(
+                    error = chain(&error),
+                    "cannot roll hours up; trying again later"
+                );
+            }
+            Err(panic) => {
+                tracing::error!(stage = Self::NAME, panic, "restarting it");
+                ctx.stop();
+            }
+        }
+    }
+}
+
+impl Handler<Drain> for Keeping {
+    type Result = ();
+
+    /// A pass ends by itself once the end is near.
+    fn handle(&mut self, _: Drain, _: &mut Context<Self>) {}
+}
