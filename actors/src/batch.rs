@@ -24,9 +24,12 @@ pub enum Refusal {
     /// It was computed in an old epoch: to be tried again as it is.
     #[error("a batch before it was refused")]
     Stale,
-    /// The store cannot write now (disk full): to be tried again later, as it is.
+    /// The store cannot be read or written now: to be tried again later, as it is.
     #[error("the store cannot write: {0}")]
     Unavailable(String),
+    /// There is no room on the disk: to be tried again later, as it is, for as long as it takes.
+    #[error("the disk is full: {0}")]
+    Full(String),
 }
 
 /// The answer to a batch: one outcome per arrival, in order, or the refusal of all.

@@ -201,6 +201,8 @@ pub struct Metrics {
     pub sensors: IntGauge,
     /// Bytes of the store on disk.
     pub store_bytes: IntGauge,
+    /// 1 while nothing is written for want of room on the disk.
+    pub disk_full: IntGauge,
     hours: IntCounter,
     removed: IntCounter,
     /// The listener's numbers.
@@ -383,6 +385,11 @@ impl Metrics {
                 registry,
                 "vigie_store_bytes",
                 "Size of the embedded store on disk.",
+            )?,
+            disk_full: gauge(
+                registry,
+                "vigie_store_disk_full",
+                "1 while the disk has too little room, and nothing is acknowledged.",
             )?,
             hours: counter(
                 registry,

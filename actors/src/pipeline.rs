@@ -27,6 +27,7 @@ use crate::store::committer::Committer;
 use crate::store::embedded::Embedded;
 use crate::store::keeper::Keeper;
 use crate::store::keeper::actor::Keeping;
+use crate::store::room::Room;
 use crate::supervise::{Guard, Health, Sabotage, Shell, chain};
 use crate::{forward, score, stats, store};
 
@@ -199,8 +200,10 @@ impl Pipeline {
             move || {
                 let committer = Committer::new(store.clone(), &config, names.clone())
                     .map_err(|error| chain(&error))?;
+                let room = Room::new(store.dir().to_owned(), config.min_free_mib);
                 Ok(Storing::new(
                     committer,
+                    room,
                     metrics.clone(),
                     Arc::clone(&health),
                 ))

@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow, bail};
 use vigie_actors::clock::{Clock, SystemClock};
 use vigie_actors::config::Span;
 use vigie_actors::quantity::Catalogue;
-use vigie_actors::reading::Arrival;
+use vigie_actors::reading::{Arrival, Reading};
 use vigie_actors::score::incident::NoticeKind;
 
 use crate::config::Config;
@@ -18,15 +18,14 @@ use crate::console::say;
 use crate::replay::declare_value;
 use crate::service::Ground;
 use crate::source::Recording;
+use crate::stored::{Stored, all_sensors};
 
 mod labels;
 mod report;
-mod stored;
 mod timeline;
 
 use labels::Labels;
 use report::Report;
-use stored::Stored;
 use timeline::{Moment, Timeline};
 
 /// What `engine backtest` was asked for.
@@ -200,14 +199,8 @@ fn one(config: &Config, input: &Input) -> anyhow::Result<(Seen, Arc<Catalogue>)>
 
 /// The store of `config`, and the time to begin at.
 fn range(config: &Config, since: Span) -> anyhow::Result<(Ground, i64)> {
-    if !config.data_dir.join("store").exists() {
-        bail!(
-            "there is no store in {}; give its directory with --data-dir",
-            config.data_dir.display()
-        );
-    }
     let from_ms = SystemClock.now_ms() - since.as_ms();
-    Ok((Ground::open(config)?, from_ms))
+    Ok((Ground::existing(config)?, from_ms))
 }
 
 /// What is stored through the stages, all sensors together. Of what is normal only the first and the
@@ -217,7 +210,8 @@ fn stored(
     ground: &Ground,
     from_ms: i64,
 ) -> anyhow::Result<(Seen, Arc<Catalogue>)> {
-    let mut readings = Stored::new(ground.store.clone(), from_ms)?;
+    let sensors = all_sensors(&ground.store)?;
+    let mut readings = Stored::new(ground.store.clone(), sensors, (from_ms, i64::MAX))?;
     let mut timeline = Timeline::new(config, &ground.catalogue)?;
     let mut seen = Seen {
         name: "store.csv".to_owned(),
@@ -225,7 +219,16 @@ fn stored(
         moments: Vec::new(),
     };
     let mut last = BTreeMap::new();
-    while let Some(reading) = readings.next()? {
+    while let Some((sensor, stored)) = readings.next()? {
+        if stored.row.late {
+            // It entered no state.
+            continue;
+        }
+        let reading = Reading {
+            // The clock of a backtest is that of the readings.
+            received_ms: stored.order_ms,
+            ..stored.row.reading(sensor, stored.order_ms, stored.identity)
+        };
         seen.rows += 1;
         for moment in timeline.feed(Arrival::Reading(reading))? {
             let normal = moment.fired.is_empty();

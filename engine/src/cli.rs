@@ -9,13 +9,15 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use vigie_actors::alert::mail::smtp::Smtp;
 use vigie_actors::config::Span;
+use vigie_wire::SensorId;
 
 use crate::backtest::Backtest;
 use crate::config::{self, Loaded, Overrides};
 use crate::console::say;
+use crate::export::Export;
 use crate::replay::Replay;
 use crate::simulate::command::Simulate;
-use crate::{backtest, demo, doctor, replay, service};
+use crate::{backtest, demo, doctor, export, ledger, replay, service};
 
 /// What was asked for cannot be, as it is written: exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +97,24 @@ enum Command {
     },
     /// Send one mail by the configured mail server, and say what came of it
     MailTest(Place),
+    /// Write stored readings as a table or as JSON lines (no engine may have the store open)
+    Export {
+        #[command(flatten)]
+        export: Export,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// What became of every message, sensor by sensor (no engine may have the store open)
+    Ledger {
+        /// How it is written
+        #[arg(long, value_enum, default_value = "text")]
+        format: ledger::Format,
+        /// Only this sensor
+        #[arg(long, value_name = "ID")]
+        sensor: Option<SensorId>,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Look at a store that no engine has open, and say whether it adds up
     Doctor(Place),
     /// Read a password from standard input, print the hash for listener.users
@@ -228,6 +248,14 @@ impl Cli {
                 Ok(())
             }
             Command::MailTest(place) => mail_test(&place.load(None, None)?.config),
+            Command::Export { export, place } => {
+                export::run(&place.load(None, None)?.config, export)
+            }
+            Command::Ledger {
+                format,
+                sensor,
+                place,
+            } => ledger::run(&place.load(None, None)?.config, format, sensor),
             Command::Doctor(place) => doctor::run(&place.load(None, None)?.config),
             Command::HashPassword => hash_password(),
         }

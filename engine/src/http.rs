@@ -5,6 +5,7 @@
 //! a limit on how many there are nor on how long one may take to send its headers.
 
 mod api;
+pub(crate) use self::api::{Account, write_reading};
 mod page;
 #[cfg(test)]
 mod tests;
@@ -266,6 +267,7 @@ enum Route {
     Anomalies,
     Incidents,
     Ledger,
+    Accounts,
     Mongodb,
 }
 
@@ -283,6 +285,7 @@ impl Route {
             ["api", "v1", "anomalies"] => Self::Anomalies,
             ["api", "v1", "incidents"] => Self::Incidents,
             ["api", "v1", "ledger"] => Self::Ledger,
+            ["api", "v1", "ledger", "sensors"] => Self::Accounts,
             ["api", "v1", "mongodb"] => Self::Mongodb,
             _ => return None,
         })
@@ -293,7 +296,7 @@ impl Route {
         match self {
             Self::Page | Self::Metrics | Self::Live | Self::Ledger | Self::Mongodb => &[],
             Self::Ready => &["verbose"],
-            Self::Sensors => &["limit", "cursor"],
+            Self::Sensors | Self::Accounts => &["limit", "cursor"],
             Self::Readings(_) | Self::Hours(_) | Self::Anomalies | Self::Incidents => {
                 &["from", "to", "limit", "cursor"]
             }
@@ -413,6 +416,10 @@ impl Shared {
                 .await
             }
             Route::Ledger => self.read(JSON, |state| api::ledger(&state.store)).await,
+            Route::Accounts => {
+                self.read(JSON, move |state| api::accounts(&state.store, &query))
+                    .await
+            }
             Route::Mongodb => {
                 self.read(JSON, |state| {
                     api::mongodb(state.copy.as_ref(), &state.store)

@@ -7,12 +7,15 @@ mod config;
 mod console;
 mod demo;
 mod doctor;
+mod export;
 mod http;
+mod ledger;
 mod logging;
 mod replay;
 mod service;
 mod simulate;
 mod source;
+mod stored;
 
 use std::process::ExitCode;
 

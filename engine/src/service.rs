@@ -77,6 +77,17 @@ pub(crate) struct Ground {
 }
 
 impl Ground {
+    /// The same, of a store that must be there.
+    pub(crate) fn existing(config: &Config) -> anyhow::Result<Self> {
+        if !config.data_dir.join("store").exists() {
+            return Err(anyhow!(
+                "there is no store in {}; give its directory with --data-dir",
+                config.data_dir.display()
+            ));
+        }
+        Self::open(config)
+    }
+
     /// Opens the store in the config's data directory.
     pub(crate) fn open(config: &Config) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&config.data_dir).with_context(|| {

@@ -72,6 +72,8 @@ const HOMES: &[(&str, &[&str])] = &[
         &[
             "engine/src/main.rs",
             "engine/src/cli.rs",
+            "engine/src/export.rs",
+            "engine/src/ledger.rs",
             "engine/src/simulate/command.rs",
         ],
     ),
@@ -159,6 +161,7 @@ const LAYERS: &[Layer] = &[
             "actors/src/store/embedded.rs",
             "actors/src/store/embedded/keeping.rs",
             "actors/src/store/mongo.rs",
+            "actors/src/store/room.rs",
             "actors/src/store/mongo/document.rs",
             "actors/src/store/mongo/trouble.rs",
             "actors/src/alert/mail.rs",

@@ -192,7 +192,7 @@ impl Batcher {
                 self.put_back(load);
                 Verdict::TryAgain
             }
-            Err(Refusal::Unavailable(why)) => {
+            Err(Refusal::Unavailable(why) | Refusal::Full(why)) => {
                 self.put_back(load);
                 Verdict::Wait(why)
             }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::committer::Committer;
+use super::room::Room;
 use crate::batch::Refusal;
 use crate::message::Carrier;
 use crate::metrics::{Latest, Metrics};
@@ -14,6 +15,7 @@ use crate::supervise::{Failure, Health, Stage, chain};
 #[derive(Debug)]
 pub struct Storing {
     committer: Committer,
+    room: Room,
     metrics: Metrics,
     health: Arc<Health>,
 }
@@ -27,10 +29,11 @@ pub struct Stored {
 
 impl Storing {
     /// Publishes what the ledger says at once.
-    pub fn new(committer: Committer, metrics: Metrics, health: Arc<Health>) -> Self {
+    pub fn new(committer: Committer, room: Room, metrics: Metrics, health: Arc<Health>) -> Self {
         metrics.ledger(committer.ledger());
         Self {
             committer,
+            room,
             metrics,
             health,
         }
@@ -77,6 +80,11 @@ impl Stage for Storing {
         if !batch.is_current() {
             return Err(Refusal::Stale.into());
         }
+        if let Some(why) = self.room.missing() {
+            self.metrics.disk_full.set(1);
+            return Err(Refusal::Full(why.to_owned()).into());
+        }
+        self.metrics.disk_full.set(0);
         let begun = tokio::time::Instant::now();
         let committed = self
             .committer

@@ -1,15 +1,17 @@
 //! Turns a scored batch into one atomic write: readings, anomalies, states, incidents, notices,
 //! quarantine and ledger. Decides which late readings are duplicates, for only the store knows.
 
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
+use vigie_wire::{SensorId, topic};
 
-use super::embedded::Embedded;
+use super::embedded::{Embedded, Write};
 use super::hourly::hour_of;
 use super::row::{Row, StoredValue};
-use super::{Config, Error, Ledger};
-use crate::reading::{Arrival, Outcome, Quarantined, Reading};
+use super::{Config, Error, Exceptions, Ledger};
+use crate::reading::{Arrival, Identity, Outcome, Quarantined, Reading};
 use crate::score::scorer::{Kind, Scored, ScoredReading};
 
 /// A quarantined message as it is kept.
@@ -86,69 +88,52 @@ impl Committer {
     /// [`Error`]: nothing of the batch is stored.
     pub fn commit(&mut self, scored: &mut Scored) -> Result<Committed, Error> {
         let store = self.store.clone();
-        let mut write = store.write().forwarding(self.forward);
-        let mut ledger = self.ledger.clone();
-        let mut quarantine = self.quarantine;
+        let mut change = Change {
+            store: &store,
+            write: store.write().forwarding(self.forward),
+            ledger: self.ledger.clone(),
+            quarantine: self.quarantine,
+            quarantine_rows: self.quarantine_rows,
+            any_late: scored.readings.iter().any(|row| row.kind == Kind::Late),
+            stored_here: HashSet::new(),
+            due_here: HashSet::new(),
+            exceptions: Touched::default(),
+        };
         let arrivals = &scored.batch.arrivals;
         let mut outcomes = Vec::with_capacity(arrivals.len());
-        // What this batch stores is not in the store yet: a late reading may be one of it.
-        let any_late = scored.readings.iter().any(|row| row.kind == Kind::Late);
-        let mut stored_here = HashSet::new();
-        let mut due_here = HashSet::new();
         let mut rows = scored.readings.iter().peekable();
-
         for (index, arrival) in (0_u32..).zip(arrivals.iter()) {
-            let kept = |message: &Quarantined| KeptMessage {
-                reason: message.reason.to_owned(),
-                detail: message.detail.clone(),
-                topic: message.topic.clone(),
-                payload: message.payload.clone(),
-                received_ms: message.received_ms,
-            };
             let outcome = match arrival {
                 Arrival::Quarantine(message) => {
-                    self.keep(&mut write, &mut quarantine, &kept(message))?;
-                    Outcome::Quarantined(message.reason)
+                    // Whoever makes names up makes no rows.
+                    if let Some((sensor, _)) = topic::parse(&message.topic)
+                        && store.has_sensor(&sensor)?
+                    {
+                        let row = change.exceptions.of(&store, sensor)?;
+                        *row.quarantined
+                            .entry(message.reason.to_owned())
+                            .or_default() += 1;
+                    }
+                    change.keep(message)?
                 }
                 Arrival::Reading(reading) => {
                     let Some(row) = rows.next_if(|row| row.index == index) else {
                         return Err(Error::Damaged { what: "batch" });
                     };
-                    match row.kind {
-                        Kind::Duplicate => Outcome::Duplicate,
-                        Kind::TooManySensors => {
-                            let message = too_many_sensors(reading);
-                            self.keep(&mut write, &mut quarantine, &kept(&message))?;
-                            Outcome::Quarantined(message.reason)
-                        }
-                        Kind::Late
-                            if stored_here.contains(&(reading.sensor, reading.identity))
-                                || self.store.contains(reading)? =>
-                        {
-                            Outcome::Duplicate
-                        }
-                        Kind::Late | Kind::Entered => {
-                            if any_late {
-                                stored_here.insert((reading.sensor, reading.identity));
-                            }
-                            put(&mut write, reading, row, &mut ledger)?;
-                            let hour = hour_of(reading.order_ms);
-                            // Its hour may be rolled up already.
-                            if hour_of(reading.received_ms) != hour
-                                && due_here.insert((reading.sensor, hour))
-                            {
-                                // It counts on with each reading stored.
-                                write.due(&reading.sensor, hour, ledger.stored);
-                            }
-                            Outcome::Stored
-                        }
-                    }
+                    change.reading(reading, row)?
                 }
             };
-            count(&mut ledger, outcome);
+            count(&mut change.ledger, outcome);
             outcomes.push(outcome);
         }
 
+        let Change {
+            mut write,
+            mut ledger,
+            quarantine,
+            exceptions,
+            ..
+        } = change;
         for silent in &scored.silent {
             let since = silent.verdict.since_ms.to_be_bytes();
             write.anomaly(scored.batch.now_ms, &silent.sensor, &since, &silent.verdict)?;
@@ -166,6 +151,9 @@ impl Committer {
         for model in &scored.models {
             write.model(model)?;
         }
+        for (sensor, row) in &exceptions.0 {
+            write.exceptions(sensor, row)?;
+        }
         if ledger != self.ledger {
             write.ledger(&ledger)?;
         }
@@ -179,20 +167,86 @@ impl Committer {
             notices: !scored.changes.notices.is_empty(),
         })
     }
+}
 
-    fn keep(
-        &self,
-        write: &mut super::embedded::Write<'_>,
-        (oldest, next): &mut (u64, u64),
-        message: &KeptMessage,
-    ) -> Result<(), Error> {
-        write.quarantine(*next, message)?;
+/// A batch on its way into one write.
+struct Change<'a> {
+    store: &'a Embedded,
+    write: Write<'a>,
+    ledger: Ledger,
+    /// Numbers of the oldest kept and the next quarantined message.
+    quarantine: (u64, u64),
+    quarantine_rows: u64,
+    any_late: bool,
+    /// What this batch stores is not in the store yet: a late reading may be one of it.
+    stored_here: HashSet<(SensorId, Identity)>,
+    due_here: HashSet<(SensorId, i64)>,
+    exceptions: Touched,
+}
+
+impl Change<'_> {
+    fn reading(&mut self, reading: &Reading, row: &ScoredReading) -> Result<Outcome, Error> {
+        let duplicate = match row.kind {
+            Kind::TooManySensors => return self.keep(&too_many_sensors(reading)),
+            Kind::Duplicate => true,
+            Kind::Late => {
+                self.stored_here
+                    .contains(&(reading.sensor, reading.identity))
+                    || self.store.contains(reading)?
+            }
+            Kind::Entered => false,
+        };
+        if duplicate {
+            self.exceptions.of(self.store, reading.sensor)?.duplicate += 1;
+            return Ok(Outcome::Duplicate);
+        }
+        if self.any_late {
+            self.stored_here.insert((reading.sensor, reading.identity));
+        }
+        put(&mut self.write, reading, row, &mut self.ledger)?;
+        if row.kind == Kind::Late || row.skipped > 0 {
+            let exception = self.exceptions.of(self.store, reading.sensor)?;
+            exception.late += u64::from(row.kind == Kind::Late);
+            exception.missing = exception.missing.saturating_add(row.skipped);
+        }
+        let hour = hour_of(reading.order_ms);
+        // Its hour may be rolled up already.
+        if hour_of(reading.received_ms) != hour && self.due_here.insert((reading.sensor, hour)) {
+            // The number counts on with each reading stored.
+            self.write.due(&reading.sensor, hour, self.ledger.stored);
+        }
+        Ok(Outcome::Stored)
+    }
+
+    fn keep(&mut self, message: &Quarantined) -> Result<Outcome, Error> {
+        let kept = KeptMessage {
+            reason: message.reason.to_owned(),
+            detail: message.detail.clone(),
+            topic: message.topic.clone(),
+            payload: message.payload.clone(),
+            received_ms: message.received_ms,
+        };
+        let (oldest, next) = &mut self.quarantine;
+        self.write.quarantine(*next, &kept)?;
         *next += 1;
         while *next - *oldest > self.quarantine_rows {
-            write.drop_quarantined(*oldest);
+            self.write.drop_quarantined(*oldest);
             *oldest += 1;
         }
-        Ok(())
+        Ok(Outcome::Quarantined(message.reason))
+    }
+}
+
+/// The rows of sensors that this batch changes.
+#[derive(Default)]
+struct Touched(HashMap<SensorId, Exceptions>);
+
+impl Touched {
+    fn of(&mut self, store: &Embedded, sensor: SensorId) -> Result<&mut Exceptions, Error> {
+        Ok(match self.0.entry(sensor) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(store.exceptions(&sensor)?),
+        })
     }
 }
 
@@ -220,7 +274,7 @@ fn count(ledger: &mut Ledger, outcome: Outcome) {
 }
 
 fn put(
-    write: &mut super::embedded::Write<'_>,
+    write: &mut Write<'_>,
     reading: &Reading,
     scored: &ScoredReading,
     ledger: &mut Ledger,

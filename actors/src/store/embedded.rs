@@ -20,7 +20,7 @@ use vigie_wire::SensorId;
 
 use super::outgoing::{self, Outgoing};
 use super::row::{self, Row, StoredAnomaly, StoredReading};
-use super::{Config, Error, Ledger};
+use super::{Config, Error, Exceptions, Ledger};
 use crate::reading::{Identity, Reading};
 use crate::score::forest::Model;
 use crate::score::incident::{Incident, Notice};
@@ -36,6 +36,7 @@ const FORMAT: u32 = 2;
 #[derive(Clone)]
 pub struct Embedded {
     db: Database,
+    dir: Arc<Path>,
     readings: Keyspace,
     identities: Keyspace,
     anomalies: Keyspace,
@@ -49,6 +50,7 @@ pub struct Embedded {
     rejected: Keyspace,
     hours: Keyspace,
     due: Keyspace,
+    ledgers: Keyspace,
     meta: Keyspace,
     /// Number of the next row for MongoDB.
     line_end: Arc<Mutex<u64>>,
@@ -129,8 +131,10 @@ impl Embedded {
             rejected: keyspace("rejected", small)?,
             hours: keyspace("hours", small)?,
             due: keyspace("due", small)?,
+            ledgers: keyspace("ledgers", small)?,
             meta: keyspace("meta", small)?,
             line_end: Arc::default(),
+            dir: dir.into(),
             db,
         };
         if let Some(last) = store.outgoing.last_key_value() {
@@ -224,6 +228,24 @@ impl Embedded {
     /// [`Error`] if the store cannot be read.
     pub fn ledger(&self) -> Result<Ledger, Error> {
         Ok(self.meta_value("ledger")?.unwrap_or_default())
+    }
+
+    /// What happened to a sensor's messages beside being stored in order.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn exceptions(&self, sensor: &SensorId) -> Result<Exceptions, Error> {
+        let bytes = self.ledgers.get(sensor.as_str()).map_err(failed)?;
+        let row = bytes.map(|bytes| decode(&bytes, "ledger")).transpose()?;
+        Ok(row.unwrap_or_default())
+    }
+
+    /// Has this sensor ever sent a reading?
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn has_sensor(&self, sensor: &SensorId) -> Result<bool, Error> {
+        self.states.contains_key(sensor.as_str()).map_err(failed)
     }
 
     /// Begins an atomic write.
@@ -461,6 +483,11 @@ impl Embedded {
             state,
             since: since.into_iter().map(|(_, reading)| reading).collect(),
         }))
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Bytes on disk.
@@ -849,6 +876,17 @@ impl Write<'_> {
     pub fn drop_quarantined(&mut self, number: u64) {
         self.batch
             .remove(&self.store.quarantine, number.to_be_bytes());
+    }
+
+    /// What happened to a sensor's messages beside being stored in order, as of this write.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if it cannot be encoded.
+    pub fn exceptions(&mut self, sensor: &SensorId, row: &Exceptions) -> Result<(), Error> {
+        let bytes = encode(row, "ledger")?;
+        self.batch
+            .insert(&self.store.ledgers, sensor.as_str(), bytes);
+        Ok(())
     }
 
     /// The ledger as of this write.

@@ -1,6 +1,7 @@
 //! Store: what is durable. `row` is the bytes of one reading, `embedded` the database that is
 //! always there, `committer` turns a scored batch into one atomic write; `hourly` is what stays of
-//! readings for ever, `keeper` makes that and removes old readings, `outgoing` what waits for MongoDB, `mongo` the MongoDB.
+//! readings for ever, `keeper` makes that and removes old readings, `outgoing` what waits for MongoDB, `mongo` the MongoDB;
+//! `room` looks after the disk.
 
 pub mod actor;
 pub mod committer;
@@ -9,6 +10,7 @@ pub mod hourly;
 pub mod keeper;
 pub mod mongo;
 pub mod outgoing;
+pub mod room;
 pub mod row;
 
 use std::path::PathBuf;
@@ -32,6 +34,8 @@ pub struct Config {
     pub keep: Span,
     /// Size on disk; beyond it the oldest readings are removed, in MiB.
     pub max_mib: u32,
+    /// With less room on the disk nothing is written and nothing acknowledged, in MiB.
+    pub min_free_mib: u32,
 }
 
 /// Readings are kept for at least this long: late ones may be a week old.
@@ -45,6 +49,7 @@ impl Default for Config {
             quarantine_rows: 100_000,
             keep: Span::secs(365 * 86_400),
             max_mib: 10_240,
+            min_free_mib: 64,
         }
     }
 }
@@ -65,7 +70,8 @@ impl Config {
                 format!("use {SHORTEST} or more"),
             ));
         }
-        in_range("max_mib", self.max_mib, 64, 1 << 30)
+        in_range("max_mib", self.max_mib, 64, 1 << 30)?;
+        in_range("min_free_mib", self.min_free_mib, 16, 1 << 20)
     }
 }
 
@@ -154,4 +160,18 @@ impl Ledger {
     pub fn received(&self) -> u64 {
         self.stored + self.duplicate + self.quarantined.values().sum::<u64>()
     }
+}
+
+/// What happened to the messages of one sensor beside being stored in order. What was stored in
+/// order is the number of its newest reading.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exceptions {
+    /// Stored, but older than the newest when they came.
+    pub late: u64,
+    /// Came again.
+    pub duplicate: u64,
+    /// Sequence numbers that never came (late arrivals do not take them back).
+    pub missing: u64,
+    /// Kept aside, by reason.
+    pub quarantined: std::collections::BTreeMap<String, u64>,
 }

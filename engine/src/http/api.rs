@@ -453,6 +453,50 @@ pub(super) fn hours(
     )
 }
 
+impl<'a> Reading<'a> {
+    fn of(stored: &'a StoredReading, catalogue: &'a Catalogue) -> Self {
+        let identity = match &stored.identity {
+            Identity::Sequence { boot, seq } => Some((boot, *seq)),
+            Identity::Payload(_) | Identity::Unique(_) => None,
+        };
+        let row = &stored.row;
+        Self {
+            t: stored.order_ms,
+            received: stored.order_ms + row.delay_ms,
+            boot: identity.map(|(boot, _)| boot.as_str()),
+            seq: identity.map(|(_, seq)| seq),
+            values: Values(catalogue, &row.values),
+            z: Zs(catalogue, &row.values),
+            score: row.score,
+            anomaly: row.anomaly,
+            late: row.late,
+        }
+    }
+}
+
+/// A reading as the list of its sensor has it, and whose it is.
+///
+/// # Errors
+/// None that a reading could cause.
+pub(crate) fn write_reading(
+    out: &mut Vec<u8>,
+    sensor: &SensorId,
+    stored: &StoredReading,
+    catalogue: &Catalogue,
+) -> serde_json::Result<()> {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        sensor: &'a str,
+        #[serde(flatten)]
+        reading: Reading<'a>,
+    }
+    let line = Line {
+        sensor: sensor.as_str(),
+        reading: Reading::of(stored, catalogue),
+    };
+    serde_json::to_writer(out, &line)
+}
+
 /// `GET /api/v1/sensors/{id}/readings`: oldest first. `t` is the reading's place in the order of
 /// its sensor, which `from` and `to` speak of as well.
 pub(super) fn readings(
@@ -470,27 +514,7 @@ pub(super) fn readings(
         "readings",
         query,
         |after, limit| store.readings(&sensor, query.span(), after, limit),
-        |body, stored| {
-            let identity = match &stored.identity {
-                Identity::Sequence { boot, seq } => Some((boot, *seq)),
-                Identity::Payload(_) | Identity::Unique(_) => None,
-            };
-            let row = &stored.row;
-            put(
-                body,
-                &Reading {
-                    t: stored.order_ms,
-                    received: stored.order_ms + row.delay_ms,
-                    boot: identity.map(|(boot, _)| boot.as_str()),
-                    seq: identity.map(|(_, seq)| seq),
-                    values: Values(catalogue, &row.values),
-                    z: Zs(catalogue, &row.values),
-                    score: row.score,
-                    anomaly: row.anomaly,
-                    late: row.late,
-                },
-            )
-        },
+        |body, stored| put(body, &Reading::of(&stored, catalogue)),
     )
 }
 
@@ -657,6 +681,45 @@ pub(super) fn ledger(store: &Embedded) -> Result<Vec<u8>, Failure> {
         },
     )?;
     Ok(body)
+}
+
+/// What became of one sensor's messages.
+#[derive(Serialize)]
+pub(crate) struct Account {
+    sensor: String,
+    pub(crate) received: u64,
+    pub(crate) stored: u64,
+    #[serde(flatten)]
+    pub(crate) exceptions: store::Exceptions,
+}
+
+impl Account {
+    /// Of a sensor that has sent something.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub(crate) fn of(store: &Embedded, sensor: &SensorId) -> Result<Self, store::Error> {
+        let exceptions = store.exceptions(sensor)?;
+        let in_order = store.newest(sensor)?.map_or(0, |newest| newest.row.entered);
+        let stored = in_order + exceptions.late;
+        let aside: u64 = exceptions.quarantined.values().sum();
+        Ok(Self {
+            sensor: sensor.as_str().to_owned(),
+            received: stored + exceptions.duplicate + aside,
+            stored,
+            exceptions,
+        })
+    }
+}
+
+/// `GET /api/v1/ledger/sensors`: the same of each sensor, in the order of their ids.
+pub(super) fn accounts(store: &Embedded, query: &Query) -> Result<Vec<u8>, Failure> {
+    list(
+        "sensors",
+        query,
+        |after, limit| store.sensors(after, limit),
+        |body, sensor| put(body, &Account::of(store, &sensor)?),
+    )
 }
 
 /// `GET /api/v1/mongodb`: where the copy stands.

@@ -22,7 +22,9 @@
 mod backtest;
 mod certificates;
 mod cli;
+mod disk;
 mod end_to_end;
+mod export;
 mod fault_proxy;
 mod flood;
 mod foreign;

@@ -1,11 +1,12 @@
-//! Stored readings as they came: those of all sensors, in the order of their times, page by page.
+//! Stored readings of many sensors in the order of their times, page by page: memory grows with the
+//! number of sensors, not with that of readings.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-use vigie_actors::reading::Reading;
 use vigie_actors::store;
 use vigie_actors::store::embedded::Embedded;
+use vigie_actors::store::row::StoredReading;
 use vigie_wire::SensorId;
 
 /// Readings of one sensor that are read at once.
@@ -14,7 +15,7 @@ const PAGE: usize = 256;
 /// Merges the sensors.
 pub(crate) struct Stored {
     store: Embedded,
-    from_ms: i64,
+    span: (i64, i64),
     sensors: Vec<Ahead>,
     /// Time of each sensor's next reading.
     next: BinaryHeap<Reverse<(i64, usize)>>,
@@ -23,38 +24,49 @@ pub(crate) struct Stored {
 /// What was read ahead of one sensor.
 struct Ahead {
     sensor: SensorId,
-    rows: VecDeque<Reading>,
+    rows: VecDeque<StoredReading>,
     /// Where the next page begins; `None`: there is none.
     after: Option<Vec<u8>>,
 }
 
+/// All sensors of a store, in the order of their ids.
+///
+/// # Errors
+/// If the store cannot be read.
+pub(crate) fn all_sensors(store: &Embedded) -> Result<Vec<SensorId>, store::Error> {
+    let mut sensors = Vec::new();
+    let mut after: Option<Vec<u8>> = None;
+    loop {
+        let page = store.sensors(after.as_deref(), 1000)?;
+        sensors.extend(page.items);
+        after = page.next;
+        if after.is_none() {
+            return Ok(sensors);
+        }
+    }
+}
+
 impl Stored {
-    /// Everything from `from_ms` on. Late readings are left out: they entered no state.
+    /// What `sensors` sent, with `from_ms` ≤ order time < `to_ms`.
     ///
     /// # Errors
     /// If the store cannot be read.
-    pub(crate) fn new(store: Embedded, from_ms: i64) -> Result<Self, store::Error> {
+    pub(crate) fn new(
+        store: Embedded,
+        sensors: Vec<SensorId>,
+        span: (i64, i64),
+    ) -> Result<Self, store::Error> {
+        let ahead = |sensor| Ahead {
+            sensor,
+            rows: VecDeque::new(),
+            after: Some(Vec::new()),
+        };
         let mut stored = Self {
             store,
-            from_ms,
-            sensors: Vec::new(),
+            span,
+            sensors: sensors.into_iter().map(ahead).collect(),
             next: BinaryHeap::new(),
         };
-        let mut after: Option<Vec<u8>> = None;
-        loop {
-            let page = stored.store.sensors(after.as_deref(), 1000)?;
-            for sensor in page.items {
-                stored.sensors.push(Ahead {
-                    sensor,
-                    rows: VecDeque::new(),
-                    after: Some(Vec::new()),
-                });
-            }
-            after = page.next;
-            if after.is_none() {
-                break;
-            }
-        }
         for at in 0..stored.sensors.len() {
             stored.line_up(at)?;
         }
@@ -65,35 +77,27 @@ impl Stored {
     ///
     /// # Errors
     /// If the store cannot be read.
-    pub(crate) fn next(&mut self) -> Result<Option<Reading>, store::Error> {
+    pub(crate) fn next(&mut self) -> Result<Option<(SensorId, StoredReading)>, store::Error> {
         let Some(Reverse((_, at))) = self.next.pop() else {
             return Ok(None);
         };
-        let reading = self.sensors[at].rows.pop_front();
+        let ahead = &mut self.sensors[at];
+        let reading = ahead.rows.pop_front().map(|row| (ahead.sensor, row));
         self.line_up(at)?;
         Ok(reading)
     }
 
     /// Puts the sensor's next reading in line, if it has one.
     fn line_up(&mut self, at: usize) -> Result<(), store::Error> {
-        let (store, from_ms) = (&self.store, self.from_ms);
+        let (store, span) = (&self.store, self.span);
         let ahead = &mut self.sensors[at];
         while ahead.rows.is_empty() {
             let Some(after) = ahead.after.take() else {
                 return Ok(());
             };
             let after = Some(after.as_slice()).filter(|after| !after.is_empty());
-            let page = store.readings(&ahead.sensor, (from_ms, i64::MAX), after, PAGE)?;
-            let fresh = page.items.into_iter().filter(|stored| !stored.row.late);
-            ahead.rows.extend(fresh.map(|stored| {
-                let (time_ms, identity) = (stored.order_ms, stored.identity);
-                let reading = stored.row.reading(ahead.sensor, time_ms, identity);
-                // The clock of a backtest is that of the readings.
-                Reading {
-                    received_ms: time_ms,
-                    ..reading
-                }
-            }));
+            let page = store.readings(&ahead.sensor, span, after, PAGE)?;
+            ahead.rows.extend(page.items);
             ahead.after = page.next;
         }
         if let Some(reading) = ahead.rows.front() {

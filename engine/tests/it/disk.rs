@@ -1,0 +1,98 @@
+//! A disk that is full: the engine says so, acknowledges nothing, stays up, and goes on when there
+//! is room.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::harness::{
+    Engine, PATIENCE, Process, Published, acked, assert_kept, doctor, now_ms, simulate_args,
+    stored, wait_until,
+};
+
+/// A small file system of its own. `None`: the user may not make one.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn new(dir: &Path, mib: u32) -> Option<Self> {
+        let at = dir.join("disk");
+        fs::create_dir(&at).unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"])
+            .arg(&at)
+            .output();
+        if mounted.is_ok_and(|mounted| mounted.status.success()) {
+            return Some(Self(at));
+        }
+        eprintln!("skipped: needs the right to mount a file system");
+        None
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _best_effort = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_stops_acknowledgements_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disk) = Disk::new(dir.path(), 200) else {
+        return;
+    };
+    let file = dir.path().join("acked");
+    let mut engine = Engine::run(&disk.0);
+    let load = format!(
+        "--sensors 20 --seed 3 --interval 1s --rate 2000 --acked acked --start {}",
+        now_ms() - 6 * 86_400_000
+    );
+    let mut publisher = Process::start(dir.path(), &simulate_args(&engine.door(), &load));
+    engine.wait_stored(2000);
+
+    let ballast = disk.0.join("ballast");
+    fs::write(&ballast, vec![0; 180 << 20]).unwrap();
+    wait_until("the end of acknowledgements", PATIENCE, || {
+        match engine.count("vigie_store_disk_full") {
+            1 => Ok(()),
+            other => Err(format!("{other}")),
+        }
+    });
+    let stopped = engine.ledger("stored");
+    // Longer than the forty attempts after which a stage is given up, had they been failures.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(engine.ledger("stored"), stored_still(&engine, stopped));
+    let said = engine.process.stderr().join("\n");
+    assert!(said.contains("store.min_free_mib"), "{said}");
+
+    fs::remove_file(&ballast).unwrap();
+    let begun = Instant::now();
+    engine.wait_stored(stopped + 1);
+    let resumed = begun.elapsed();
+    assert!(
+        resumed < Duration::from_secs(5),
+        "resumed after {resumed:?}"
+    );
+
+    std::thread::sleep(Duration::from_secs(1));
+    publisher.signal("INT");
+    assert_eq!(publisher.wait(PATIENCE), 0, "exit code of the publisher");
+    let published = Published::read(&publisher.stdout().join("\n"));
+    assert_eq!(published.acknowledged, published.sent, "{published:?}");
+    let kept = stored(&engine);
+    assert_kept(&acked(&file), &kept);
+    engine.process.stop();
+    assert_eq!(doctor(&disk.0), kept.len() as u64);
+    eprintln!("disk full: resumed after {resumed:?}");
+}
+
+/// Whatever was under way when the disk was looked at is in.
+fn stored_still(engine: &Engine, stopped: u64) -> u64 {
+    let now = engine.ledger("stored");
+    assert!(
+        now <= stopped + 8192,
+        "{now} stored, {stopped} when it stopped"
+    );
+    now
+}
