@@ -15,9 +15,10 @@ use crate::backtest::Backtest;
 use crate::config::{self, Loaded, Overrides};
 use crate::console::say;
 use crate::export::Export;
+use crate::import::Import;
 use crate::replay::Replay;
 use crate::simulate::command::Simulate;
-use crate::{backtest, demo, doctor, export, ledger, replay, service};
+use crate::{backtest, demo, doctor, export, import, ledger, replay, service};
 
 /// What was asked for cannot be, as it is written: exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +105,11 @@ enum Command {
         #[command(flatten)]
         place: Place,
     },
+    /// Read the readings that another program stored (no engine may have the store open)
+    Import {
+        #[command(subcommand)]
+        source: Source,
+    },
     /// What became of every message, sensor by sensor (no engine may have the store open)
     Ledger {
         /// How it is written
@@ -119,6 +125,17 @@ enum Command {
     Doctor(Place),
     /// Read a password from standard input, print the hash for listener.users
     HashPassword,
+}
+
+#[derive(Debug, Subcommand)]
+enum Source {
+    /// A collection in MongoDB, for instance the Python system's
+    Mongo {
+        #[command(flatten)]
+        import: Import,
+        #[command(flatten)]
+        place: Place,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -251,6 +268,9 @@ impl Cli {
             Command::Export { export, place } => {
                 export::run(&place.load(None, None)?.config, export)
             }
+            Command::Import {
+                source: Source::Mongo { import, place },
+            } => import::run(&place.load(None, None)?.config, import),
             Command::Ledger {
                 format,
                 sensor,

@@ -9,6 +9,7 @@ mod demo;
 mod doctor;
 mod export;
 mod http;
+mod import;
 mod ledger;
 mod logging;
 mod replay;

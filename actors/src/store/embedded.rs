@@ -222,6 +222,23 @@ impl Embedded {
         self.put_meta("subscriptions", &filters)
     }
 
+    /// How far a foreign collection is imported, in its own terms; empty: not at all.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn import_position(&self, source: &str) -> Result<Vec<u8>, Error> {
+        let known = self.meta_value(&format!("import {source}"))?;
+        Ok(known.unwrap_or_default())
+    }
+
+    /// Keeps how far a foreign collection is imported.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be written.
+    pub fn put_import_position(&self, source: &str, position: &[u8]) -> Result<(), Error> {
+        self.put_meta(&format!("import {source}"), &position)
+    }
+
     /// The ledger as of the last commit.
     ///
     /// # Errors

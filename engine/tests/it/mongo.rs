@@ -484,3 +484,81 @@ fn the_copy_is_kept_within_its_age_and_its_size() {
         engine.process.stop();
     }
 }
+
+#[test]
+fn an_old_collection_is_imported_once_and_goes_on_where_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = MongoServer::start(dir.path(), Brand::Java) else {
+        return;
+    };
+    let begun_ms = now_ms() - 3 * DAY_MS;
+    let fill = |from: i64, to: i64| {
+        server.ask(async |database| {
+            let documents: Vec<Document> = (from..to)
+                .map(|nth| {
+                    let time = mongodb::bson::DateTime::from_millis(begun_ms + nth * 10_000);
+                    let temp = if nth == 7 {
+                        f64::NAN
+                    } else {
+                        20.0 + (nth % 10) as f64
+                    };
+                    doc! {
+                        "device": format!("C00{}", nth % 3), "when": time, "temp": temp,
+                        "humidity": 40, "z_score": 0.5, "anomaly": false,
+                    }
+                })
+                .collect();
+            let collection = database.collection::<Document>("readings");
+            collection.insert_many(documents).await.map(|_| ())
+        });
+    };
+    let import = || {
+        let [flag, path] = config(dir.path(), &MongoServer::uri(server.addr), "");
+        let args = [
+            "import",
+            "mongo",
+            "--collection",
+            "readings",
+            "--sensor",
+            "device",
+            "--time",
+            "when",
+            "--value",
+            "temperature=temp",
+            "--data-dir",
+            "data",
+            &flag,
+            &path,
+        ];
+        super::harness::engine(dir.path(), &args)
+            .expect(0, &[])
+            .stdout
+    };
+    fill(0, 2500);
+    let said = import();
+    assert!(
+        said.contains("stored 2499 (late 0), duplicate 0, quarantined 1"),
+        "{said}"
+    );
+    fill(2500, 3000);
+    let said = import();
+    assert!(said.contains("stored 500 (late 0), duplicate 0"), "{said}");
+
+    let mut engine = Engine::run(dir.path());
+    let readings = engine.readings("C001");
+    assert_eq!(readings.len(), 999);
+    assert_eq!(readings[0]["t"].as_i64(), Some(begun_ms + 10_000));
+    assert_eq!(readings[0]["temperature"].as_f64(), Some(21.0));
+    assert_eq!(readings[0]["humidity"].as_f64(), Some(40.0));
+    engine.process.stop();
+
+    let nowhere = [
+        "import",
+        "mongo",
+        "--collection",
+        "readings",
+        "--data-dir",
+        "data",
+    ];
+    super::harness::engine(dir.path(), &nowhere).expect(1, &["mongodb.uri"]);
+}
