@@ -393,7 +393,7 @@ impl Metrics {
             )?,
             hours: counter(
                 registry,
-                "vigie_hours_rolled_up_total",
+                "vigie_rollups_total",
                 "Hours of sensors that were rolled up, some of them again.",
             )?,
             removed: counter(

@@ -83,6 +83,17 @@ impl HourRow {
         }
     }
 
+    /// Has it as many values of each quantity as `other`, or more?
+    pub fn holds(&self, other: &Self) -> bool {
+        other.quantities.iter().all(|other| {
+            let same = self
+                .quantities
+                .iter()
+                .find(|own| own.quantity == other.quantity);
+            same.is_some_and(|own| own.count >= other.count)
+        })
+    }
+
     /// Its key in the store: like a reading's, without an identity.
     pub fn key(&self) -> Vec<u8> {
         row::reading_floor(&self.sensor, self.hour_ms)
@@ -157,6 +168,9 @@ mod tests {
         assert!((temperature.mean - 21.5).abs() < 1e-12 && (humidity.mean - 45.0).abs() < 1e-12);
         assert!((humidity.min, humidity.max) == (40.0, 50.0));
         assert_eq!(decode(&hour.key(), &hour.encode().unwrap()).unwrap(), hour);
+        let mut smaller = HourRow::new(sensor, hour.hour_ms);
+        smaller.add(&reading(&[(TEMPERATURE, 20.0)]));
+        assert!(hour.holds(&smaller) && hour.holds(&hour) && !smaller.holds(&hour));
         assert_eq!(hour.hour_ms, 7_200_000);
         assert_eq!(hour_of(-1), -HOUR_MS);
     }

@@ -57,8 +57,8 @@ impl Keeper {
         let mut done = Done::default();
         let forward = self.store.mirror()?.is_some();
         let over_ms = hour_of(now_ms - GRACE_MS);
-        let too_old_ms = now_ms - self.config.keep.as_ms();
-        self.settle(over_ms, too_old_ms, forward, &mut done, stop)?;
+        let keep_ms = self.config.keep.as_ms();
+        self.settle(over_ms, forward, &mut done, stop)?;
         let mut oldest = i64::MAX;
         self.each_sensor(stop, |store, sensor| {
             let from_ms = match store.newest_hour(sensor)? {
@@ -68,7 +68,10 @@ impl Keeper {
             let hours = store.roll_up(sensor, (from_ms, over_ms))?;
             store.put_hours(&hours, &[], forward)?;
             done.hours += hours.len() as u64;
-            done.removed += remove(store, sensor, too_old_ms, stop)?;
+            // The last year of a sensor that is gone is worth as much as that of others.
+            if let Some(newest) = store.newest(sensor)? {
+                done.removed += remove(store, sensor, newest.order_ms - keep_ms, stop)?;
+            }
             oldest = oldest.min(store.oldest(sensor)?.unwrap_or(i64::MAX));
             Ok(())
         })?;
@@ -80,7 +83,6 @@ impl Keeper {
     fn settle(
         &self,
         over_ms: i64,
-        too_old_ms: i64,
         forward: bool,
         done: &mut Done,
         stop: &dyn Fn() -> bool,
@@ -95,9 +97,15 @@ impl Keeper {
             let mut last = None;
             for (key, hour_ms, sensor) in due {
                 keys.push(key);
-                // Of an hour whose readings have gone the roll-up stays as it is.
-                if last != Some((hour_ms, sensor)) && hour_ms >= too_old_ms {
-                    hours.extend(self.store.roll_up(&sensor, (hour_ms, hour_ms + HOUR_MS))?);
+                if last != Some((hour_ms, sensor)) {
+                    let anew = self.store.roll_up(&sensor, (hour_ms, hour_ms + HOUR_MS))?;
+                    let known = self.store.hour(&sensor, hour_ms)?;
+                    // Readings come; if there are fewer, they have been removed since, and the
+                    // roll-up knew them.
+                    hours.extend(anew.into_iter().filter(|anew| match &known {
+                        Some(known) => anew.holds(known),
+                        None => true,
+                    }));
                 }
                 last = Some((hour_ms, sensor));
             }
@@ -181,13 +189,13 @@ fn remove(
     let Some(state) = store.snapshot(sensor)? else {
         return Ok(0);
     };
-    // A restart begins with the newest reading of the snapshot.
+    // Whole hours. A restart begins with the newest reading of the snapshot.
     let needed_ms = if state.entered == 0 {
         i64::MIN
     } else {
         state.newest_ms
     };
-    let before_ms = before_ms.min(rolled_up).min(needed_ms);
+    let before_ms = hour_of(before_ms.min(needed_ms)).min(rolled_up);
     let mut removed = 0;
     while !stop() {
         match store.remove_readings(sensor, before_ms, CHUNK)? {

@@ -30,7 +30,7 @@ pub struct Config {
     pub write_buffer_mib: u32,
     /// Quarantined messages that are kept; beyond it the oldest go first (they stay counted).
     pub quarantine_rows: u32,
-    /// Readings older than this are removed; their hours stay.
+    /// Readings older than the newest of their sensor by this are removed; their hours stay.
     pub keep: Span,
     /// Size on disk; beyond it the oldest readings are removed, in MiB.
     pub max_mib: u32,

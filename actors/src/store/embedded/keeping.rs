@@ -24,6 +24,16 @@ impl Embedded {
         row::time_behind_nul(sensor, &key).map(Some)
     }
 
+    /// A rolled-up hour of a sensor.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn hour(&self, sensor: &SensorId, hour_ms: i64) -> Result<Option<HourRow>, Error> {
+        let key = row::reading_floor(sensor, hour_ms);
+        let value = self.hours.get(&key).map_err(failed)?;
+        value.map(|value| hourly::decode(&key, &value)).transpose()
+    }
+
     /// Order time of the oldest reading of a sensor.
     ///
     /// # Errors
