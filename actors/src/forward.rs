@@ -24,9 +24,12 @@ use crate::supervise::chain;
 const HOUSEKEEPING: Duration = Duration::from_mins(5);
 /// When the copy is too large, this share of the limit is what it is brought down to.
 const ROOM: f64 = 0.95;
-/// Readings removed in one command at most: a server may hold others up meanwhile, and some name
-/// each in a list of limited length.
-const MOST_REMOVED: u64 = 20_000;
+/// Readings removed in one command: a server may hold others up meanwhile, and some need long.
+const REMOVED: u64 = 1000;
+/// However full it is, this much of the last time stays.
+const LAST_MS: i64 = 10 * 60_000;
+/// Such commands in one round at most.
+const REMOVALS: u32 = 20;
 /// A server that removes old readings itself does so once in a while; only then it is helped.
 const GRACE_MS: i64 = 2 * 3_600_000;
 /// A warning about the same trouble is repeated after this time.
@@ -203,6 +206,17 @@ impl Forwarding {
         if self.mongo.is_none() {
             self.connect().await?;
         }
+        // First: if the database is full, nothing goes before something is removed.
+        match self.keep_house(now_ms).await {
+            Err(Stop::Trouble(trouble)) if !trouble.why.is_connection() => {
+                tracing::warn!(
+                    error = %trouble,
+                    "cannot look after the size and the age of the copy; trying again later"
+                );
+                self.tidied = Some(Instant::now());
+            }
+            other => other?,
+        }
         loop {
             if *self.stop.borrow() {
                 return Err(Stop::Asked);
@@ -216,10 +230,9 @@ impl Forwarding {
             // What is new goes first; what is old has time. What comes within the second goes in
             // one command.
             if !full && !self.catch_up(now_ms).await? {
-                break;
+                return Ok(());
             }
         }
-        self.keep_house(now_ms).await
     }
 
     async fn connect(&mut self) -> Result<(), Stop> {
@@ -333,23 +346,39 @@ impl Forwarding {
             self.settings.config.keep.as_ms(),
             u64::from(self.settings.config.max_mib) << 20,
         );
-        let mut removed = 0;
-        if let Some(oldest) = mongo.oldest(0).await?
-            && oldest < now_ms - keep_ms - GRACE_MS
-        {
-            let some = mongo.oldest(MOST_REMOVED).await?;
-            let all = now_ms - keep_ms;
-            let before = some.map_or(all, |some| some.max(oldest + 1).min(all));
-            removed += mongo.remove_before(before).await?;
-        }
         let count = mongo.count().await?;
         let used = self.pace.used(mongo.usage().await?.bytes, count);
-        if used > max && removed == 0 {
-            let surplus = surplus(used, max, count);
-            if let Some(before) = mongo.oldest(surplus.min(MOST_REMOVED)).await? {
-                let oldest = mongo.oldest(0).await?.unwrap_or(before);
-                removed += mongo.remove_before(before.max(oldest + 1)).await?;
+        let surplus = if used > max {
+            surplus(used, max, count)
+        } else {
+            0
+        };
+        let too_old = now_ms - keep_ms;
+        let mut removed = 0;
+        for _ in 0..REMOVALS {
+            let Some(oldest) = mongo.oldest(0).await? else {
+                break;
+            };
+            let latest = if removed < surplus {
+                now_ms - LAST_MS
+            } else if oldest < too_old - GRACE_MS || (removed > 0 && oldest < too_old) {
+                too_old
+            } else {
+                break;
+            };
+            let left = surplus.saturating_sub(removed);
+            let some = if left > 0 { left.min(REMOVED) } else { REMOVED };
+            let before = mongo.oldest(some).await?.unwrap_or(latest);
+            if oldest >= latest {
+                break;
             }
+            // Past the oldest, or it would never come to an end where many are of the same moment.
+            let gone = mongo
+                .remove_before(before.clamp(oldest + 1, latest))
+                .await?;
+            removed += gone;
+        }
+        if surplus > 0 {
             tracing::info!(
                 used_bytes = used,
                 max_bytes = max,

@@ -530,13 +530,33 @@ pub struct Mirror {
     pub backlog: Option<Backlog>,
 }
 
-/// What is stored but was never put in line: everything behind a key, readings first.
+/// What is stored but was never put in line: everything of a part behind a key, and the parts after
+/// it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
 pub struct Backlog {
-    /// Anomalies are under way, the readings are done.
-    pub anomalies: bool,
+    /// What is under way.
+    part: Part,
     /// The last key that is copied; empty at the beginning.
-    pub behind: Vec<u8>,
+    behind: Vec<u8>,
+}
+
+/// The parts of a backlog, in their order.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+enum Part {
+    #[default]
+    Readings,
+    Anomalies,
+    Hours,
+}
+
+impl Part {
+    fn next(self) -> Option<Self> {
+        match self {
+            Self::Readings => Some(Self::Anomalies),
+            Self::Anomalies => Some(Self::Hours),
+            Self::Hours => None,
+        }
+    }
 }
 
 /// Rows that wait for MongoDB, with their numbers.
@@ -648,10 +668,10 @@ impl Embedded {
         limit: usize,
     ) -> Result<Option<(Vec<Outgoing>, Backlog)>, Error> {
         type Decode = fn(&[u8], &[u8]) -> Result<Outgoing, Error>;
-        let (keyspace, decode): (_, Decode) = if backlog.anomalies {
-            (&self.anomalies, outgoing::anomaly)
-        } else {
-            (&self.readings, outgoing::reading)
+        let (keyspace, decode): (_, Decode) = match backlog.part {
+            Part::Readings => (&self.readings, outgoing::reading),
+            Part::Anomalies => (&self.anomalies, outgoing::anomaly),
+            Part::Hours => (&self.hours, outgoing::hour),
         };
         let start = match backlog.behind.as_slice() {
             [] => Vec::new(),
@@ -664,14 +684,12 @@ impl Embedded {
             rows.push(decode(&key, &value)?);
             behind = key.to_vec();
         }
-        if rows.is_empty() && backlog.anomalies {
-            return Ok(None);
-        }
-        let next = Backlog {
-            anomalies: backlog.anomalies || rows.is_empty(),
-            behind,
+        let part = if rows.is_empty() {
+            backlog.part.next()
+        } else {
+            Some(backlog.part)
         };
-        Ok(Some((rows, next)))
+        Ok(part.map(|part| (rows, Backlog { part, behind })))
     }
 }
 

@@ -287,13 +287,21 @@ impl Mongo {
         let by_sensor = doc! {
             "key": { "sensor_id": 1, "timestamp": 1 }, "name": "sensor_id_1_timestamp_1",
         };
-        for collection in [MEASUREMENTS, ANOMALIES] {
-            self.index(collection, by_sensor.clone())
-                .await
-                .map_err(trouble)?;
-        }
         let by_hour = doc! { "key": { "sensor_id": 1, "hour": 1 }, "name": "sensor_id_1_hour_1" };
-        self.index(HOURLY, by_hour).await.map_err(trouble)?;
+        for (collection, index) in [
+            (MEASUREMENTS, by_sensor.clone()),
+            (ANOMALIES, by_sensor),
+            (HOURLY, by_hour),
+        ] {
+            match self.index(collection, index).await {
+                Ok(()) => {}
+                // Somebody has made one like it; it only helps those who read.
+                Err(error) if trouble::is_command(&error) => {
+                    tracing::warn!(collection, error = %error.kind, "an index could not be made");
+                }
+                Err(error) => return Err(Trouble::of(&error)),
+            }
+        }
 
         let name = "timestamp_1";
         let seconds = i64::try_from(keep.as_secs()).unwrap_or(i64::MAX);

@@ -58,7 +58,7 @@ pub fn decode(bytes: &[u8]) -> Result<Outgoing, Error> {
     match kind {
         kind if kind == Kind::Reading as u8 => reading(key, value),
         kind if kind == Kind::Anomaly as u8 => anomaly(key, value),
-        kind if kind == Kind::Hour as u8 => hourly::decode(key, value).map(Outgoing::Hour),
+        kind if kind == Kind::Hour as u8 => hour(key, value),
         _ => Err(damaged),
     }
 }
@@ -77,6 +77,14 @@ pub fn reading(key: &[u8], value: &[u8]) -> Result<Outgoing, Error> {
         row,
     };
     Ok(Outgoing::Reading(sensor, stored))
+}
+
+/// From an entry of the keyspace of hours.
+///
+/// # Errors
+/// [`Error::Damaged`].
+pub fn hour(key: &[u8], value: &[u8]) -> Result<Outgoing, Error> {
+    hourly::decode(key, value).map(Outgoing::Hour)
 }
 
 /// From an entry of the keyspace of anomalies.

@@ -148,6 +148,10 @@ fn hours_are_copied_to_mongodb() {
     let mut engine = run(dir.path(), "");
     simulate(dir.path(), &engine.door(), &fleet);
     engine.process.stop();
+    // Rolled up before there was a MongoDB.
+    let mut engine = run(dir.path(), "");
+    wait_kept(&engine);
+    engine.process.stop();
     let uri = MongoServer::uri(server.addr);
     let mut engine = run(dir.path(), &format!("[mongodb]\nuri = \"{uri}\"\n"));
     let wanted = wait_until("hours in MongoDB", PATIENCE, || {

@@ -93,7 +93,7 @@ impl Embedded {
     }
 
     /// Keeps rolled-up hours, and puts them in line for MongoDB if `forward`; `done` are the keys
-    /// of [`Embedded::due`] that they settle.
+    /// of changes that they settle.
     ///
     /// # Errors
     /// [`Error`] if the store cannot be written.

@@ -29,6 +29,11 @@ impl Why {
         Self::Other,
     ];
 
+    /// It is between here and there; nothing was wrong with what was asked.
+    pub(crate) const fn is_connection(self) -> bool {
+        matches!(self, Self::Broken | Self::Unreachable)
+    }
+
     /// As a metric label.
     pub const fn label(self) -> &'static str {
         match self {
