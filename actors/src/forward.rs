@@ -208,12 +208,16 @@ impl Forwarding {
         }
         // First: if the database is full, nothing goes before something is removed.
         match self.keep_house(now_ms).await {
-            Err(Stop::Trouble(trouble)) if !trouble.why.is_connection() => {
+            Err(Stop::Trouble(trouble)) => {
                 tracing::warn!(
                     error = %trouble,
                     "cannot look after the size and the age of the copy; trying again later"
                 );
+                // A server that cannot remove may be able to take.
                 self.tidied = Some(Instant::now());
+                if trouble.why.is_connection() {
+                    return Err(trouble.into());
+                }
             }
             other => other?,
         }
@@ -472,7 +476,7 @@ fn pause(why: Why, failures: u32, random: f64) -> Duration {
         Why::Broken if failures == 1 => 0.0,
         // It should not wait long for a server that is back.
         Why::Broken | Why::Unreachable | Why::Other => 4.0,
-        Why::Denied | Why::Full => 60.0,
+        Why::Denied | Why::Full | Why::Foreign => 60.0,
     };
     let seconds = (0.25 * f64::from(1_u32 << failures.min(9))).min(longest);
     Duration::from_secs_f64(seconds * (0.75 + 0.5 * random))

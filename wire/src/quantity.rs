@@ -15,7 +15,7 @@ const MAX_NAME: usize = 32;
 
 /// What no quantity may be called: the keys of a reading, then the keys that the engine adds to a
 /// reading when it stores or shows one.
-const RESERVED: [&str; 19] = [
+const RESERVED: [&str; 22] = [
     "v",
     "id",
     "boot",
@@ -35,6 +35,9 @@ const RESERVED: [&str; 19] = [
     "last_seen",
     "expected_interval_s",
     "received",
+    "sensor_id",
+    "z_score",
+    "hour",
 ];
 
 /// A quantity, as its index into [`Quantities`].

@@ -284,6 +284,7 @@ impl Mongo {
     pub async fn prepare(&mut self, keep: Duration) -> Result<bool, Trouble> {
         let trouble = |error| Trouble::of(&error);
         self.run(doc! { "ping": 1 }).await.map_err(trouble)?;
+        self.is_ours().await?;
         let by_sensor = doc! {
             "key": { "sensor_id": 1, "timestamp": 1 }, "name": "sensor_id_1_timestamp_1",
         };
@@ -334,6 +335,30 @@ impl Mongo {
             }
             Err(error) => Err(Trouble::of(&error)),
         }
+    }
+
+    /// Errs if other programs have documents where old ones would be removed. Ours have text as
+    /// `_id`, which sorts between numbers and what drivers choose by themselves.
+    async fn is_ours(&mut self) -> Result<(), Trouble> {
+        for order in [1, -1] {
+            let collection = self.db.collection::<Document>(MEASUREMENTS);
+            let find = collection
+                .find_one(doc! {})
+                .sort(doc! { "_id": order })
+                .projection(doc! { "_id": 1 });
+            let found = pass(&mut self.next, self.spacing, find.into_future())
+                .await
+                .map_err(|error| Trouble::of(&error))?;
+            if found.is_some_and(|found| found.get_str("_id").is_err()) {
+                let words = format!(
+                    "the collection {MEASUREMENTS} of the database {} holds documents of another \
+                     program",
+                    self.db.name()
+                );
+                return Err(Trouble::new(Why::Foreign, words));
+            }
+        }
+        Ok(())
     }
 
     async fn index(
@@ -538,5 +563,40 @@ fn number(stats: &Document, key: &str) -> u64 {
         )]
         Some(Bson::Double(n)) => *n as u64,
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connection_strings_that_cannot_work_are_told_without_their_secrets() {
+        for (uri, words) in [
+            ("http://user:s3cret@host", "mongodb+srv://"),
+            ("mongodb://user:s3cret@", "%40"),
+            ("mongodb://user:s3cret/x@host/db", "%2F"),
+            ("mongodb://user:s3cret@host:port", "%3A"),
+            (
+                "mongodb://user:s3cret@host/?tls=true&tlsAllowInvalidCertificates=true",
+                "tlsCAFile",
+            ),
+        ] {
+            let config = Config {
+                uri: Some(uri.into()),
+                ..Config::default()
+            };
+            let told = config.validate().unwrap_err().to_string();
+            assert!(told.contains(words), "{uri}: {told}");
+            assert!(!told.contains("s3cret"), "{told}");
+        }
+        let config = Config {
+            uri: Some("mongodb+srv://user:s3cret@cluster0.example.net/cellar?w=majority".into()),
+            ..Config::default()
+        };
+        assert_eq!(config.validate(), Ok(()));
+        let target = config.target().unwrap().to_string();
+        assert_eq!(target, "cluster0.example.net/cellar");
+        assert!(!format!("{config:?}").contains("s3cret"));
     }
 }

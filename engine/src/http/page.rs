@@ -6,7 +6,7 @@ use std::fmt::Write;
 use vigie_actors::store::Ledger;
 
 /// Where to go: the link (none if it holds a placeholder), as printed, and what is there.
-const LINKS: [(Option<&str>, &str, &str); 8] = [
+const LINKS: [(Option<&str>, &str, &str); 11] = [
     (
         Some("/api/v1/sensors"),
         "/api/v1/sensors",
@@ -16,6 +16,11 @@ const LINKS: [(Option<&str>, &str, &str); 8] = [
         None,
         "/api/v1/sensors/{id}/readings?from&to&limit&cursor",
         "one sensor's readings with z-scores and score, oldest first",
+    ),
+    (
+        None,
+        "/api/v1/sensors/{id}/hours?from&to&limit&cursor",
+        "its hourly roll-ups, oldest first",
     ),
     (
         Some("/api/v1/anomalies"),
@@ -31,6 +36,16 @@ const LINKS: [(Option<&str>, &str, &str); 8] = [
         Some("/api/v1/ledger"),
         "/api/v1/ledger",
         "what became of every message that came in",
+    ),
+    (
+        Some("/api/v1/ledger/sensors"),
+        "/api/v1/ledger/sensors?limit&cursor",
+        "the same of each sensor",
+    ),
+    (
+        Some("/api/v1/mongodb"),
+        "/api/v1/mongodb",
+        "how far the copy in MongoDB is",
     ),
     (Some("/metrics"), "/metrics", "for Prometheus"),
     (Some("/livez"), "/livez", "is the process alive?"),

@@ -15,17 +15,20 @@ pub enum Why {
     Denied,
     /// The cluster's room is used up.
     Full,
+    /// Somebody else's documents are where the copy would be.
+    Foreign,
     /// Anything else.
     Other,
 }
 
 impl Why {
     /// All of them, for metrics.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Broken,
         Self::Unreachable,
         Self::Denied,
         Self::Full,
+        Self::Foreign,
         Self::Other,
     ];
 
@@ -41,6 +44,7 @@ impl Why {
             Self::Unreachable => "unreachable",
             Self::Denied => "denied",
             Self::Full => "full",
+            Self::Foreign => "foreign",
             Self::Other => "other",
         }
     }
@@ -59,6 +63,10 @@ impl Why {
             Self::Full => {
                 "the cluster is full: lower mongodb.max_mib or mongodb.keep, remove other data, or \
                  take a larger cluster. Everything waits in the store"
+            }
+            Self::Foreign => {
+                "set mongodb.database to one that the engine has for itself: old readings are \
+                 removed from it. `engine import mongo` reads what is there"
             }
             Self::Other => "everything waits in the store and is sent again",
         }
