@@ -112,7 +112,7 @@ fn main() {
         0,
     )
     .unwrap();
-    let incidents = score::incident::Config::default();
+    let incidents = score::episodes::Setup::default();
     let config = score::Config::default();
     let mut scorer = Scorer::new(Nothing, catalogue, config, incidents, hearing, 0).unwrap();
     let epochs = Arc::new(Epochs::default());

@@ -17,6 +17,7 @@ pub mod batch;
 pub mod clock;
 pub mod config;
 pub mod forward;
+pub mod group;
 pub mod ingest;
 pub mod message;
 pub mod metrics;

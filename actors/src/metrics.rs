@@ -88,9 +88,10 @@ pub struct BrokerMetrics {
 /// What the Alerter of one channel counts.
 #[derive(Debug, Clone)]
 pub struct ChannelMetrics {
-    name: &'static str,
+    name: String,
     notices: IntCounterVec,
     waiting: IntGauge,
+    budget_left: IntGaugeVec,
 }
 
 /// Label value of an attempt to deliver.
@@ -102,13 +103,20 @@ impl ChannelMetrics {
     /// An attempt to deliver a notice; `None`: it succeeded.
     pub fn notice(&self, kind: NoticeKind, failed: Option<Why>) {
         self.notices
-            .with_label_values(&[self.name, kind.name(), result(failed)])
+            .with_label_values(&[self.name.as_str(), kind.name(), result(failed)])
             .inc();
     }
 
     /// Notices in the outbox.
     pub fn waiting(&self, notices: u64) {
         self.waiting.set(i64::try_from(notices).unwrap_or(i64::MAX));
+    }
+
+    /// Recipients that are left of the budget of 24 hours, without its reserve.
+    pub fn budget_left(&self, recipients: u32) {
+        self.budget_left
+            .with_label_values(&[&self.name])
+            .set(i64::from(recipients));
     }
 }
 
@@ -192,6 +200,7 @@ pub struct Metrics {
     pub incidents_open: IntGauge,
     notices: IntCounterVec,
     notices_waiting: IntGaugeVec,
+    budget_left: IntGaugeVec,
     ledger: IntGaugeVec,
     /// Generation of the newest forest.
     pub forest_generation: IntGauge,
@@ -284,6 +293,14 @@ impl Metrics {
             &["channel"],
         )?;
         registry.register(Box::new(notices_waiting.clone()))?;
+        let budget_left = IntGaugeVec::new(
+            Opts::new(
+                "vigie_notice_budget_left",
+                "Recipients that a channel may still send to in 24 hours, without its reserve.",
+            ),
+            &["channel"],
+        )?;
+        registry.register(Box::new(budget_left.clone()))?;
         let ledger = IntGaugeVec::new(
             Opts::new(
                 "vigie_ledger_readings",
@@ -369,6 +386,7 @@ impl Metrics {
                 &["channel", "kind", "result"],
             )?,
             notices_waiting,
+            budget_left,
             ledger,
             forest_generation: gauge(
                 registry,
@@ -489,7 +507,7 @@ impl Metrics {
     }
 
     /// The numbers of one way to people.
-    pub fn channel(&self, name: &'static str) -> ChannelMetrics {
+    pub fn channel(&self, name: &str) -> ChannelMetrics {
         for kind in NoticeKind::ALL {
             for why in Why::ALL.into_iter().map(Some).chain([None]) {
                 self.notices
@@ -497,7 +515,8 @@ impl Metrics {
             }
         }
         ChannelMetrics {
-            name,
+            name: name.to_owned(),
+            budget_left: self.budget_left.clone(),
             notices: self.notices.clone(),
             waiting: self.notices_waiting.with_label_values(&[name]),
         }

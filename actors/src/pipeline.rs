@@ -10,6 +10,7 @@ use futures_util::future::join_all;
 
 use crate::alert::Channel;
 use crate::alert::actor::Alerter;
+use crate::alert::route::Route;
 use crate::batch::Epochs;
 use crate::clock::Clock;
 use crate::forward::actor::Forwarder;
@@ -38,8 +39,8 @@ pub struct Settings {
     pub stats: stats::Config,
     /// Section `[score]`.
     pub score: score::Config,
-    /// Section `[incidents]`.
-    pub incidents: score::incident::Config,
+    /// Sections `[incidents]`, `[groups]` and `[[maintenance]]`.
+    pub incidents: score::episodes::Setup,
     /// Section `[store]`.
     pub store: store::Config,
     /// Batches under way at most; 0 stands for 2. The second one sets out only under load.
@@ -131,7 +132,7 @@ impl Pipeline {
         store: Embedded,
         catalogue: &Arc<Catalogue>,
         clock: Arc<dyn Clock>,
-        channels: Vec<Box<dyn Channel>>,
+        channels: Vec<(Box<dyn Channel>, Route)>,
         metrics: &Metrics,
     ) -> Result<Self, String> {
         let health = Arc::new(Health::default());
@@ -153,17 +154,17 @@ impl Pipeline {
         };
 
         let closing = Arc::new(OnceLock::new());
-        let names: Vec<&'static str> = channels.iter().map(|channel| channel.name()).collect();
         let mut background = Vec::new();
-        let alerters: Vec<Addr<Alerter>> = channels
-            .into_iter()
-            .map(|channel| {
-                let guard = guard(Alerter::NAME);
-                let closing = Arc::clone(&closing);
-                let alerter = Alerter::new(store.clone(), channel, guard, metrics, closing);
-                start(&mut background, alerter)
-            })
-            .collect();
+        let mut alerters: Vec<Addr<Alerter>> = Vec::with_capacity(channels.len());
+        let mut routes = Vec::with_capacity(channels.len());
+        for (channel, route) in channels {
+            let guard = guard(Alerter::NAME);
+            let (clock, closing) = (Arc::clone(&clock), Arc::clone(&closing));
+            let alerter = Alerter::new(store.clone(), channel, clock, guard, metrics, closing)
+                .map_err(|error| chain(&error))?;
+            alerters.push(start(&mut background, alerter));
+            routes.push(route);
+        }
 
         let target = settings.forward.as_ref().map(|forward| &forward.target);
         let mirror = store
@@ -198,7 +199,7 @@ impl Pipeline {
             let (store, config) = (store.clone(), settings.store.clone());
             let (metrics, health) = (metrics.clone(), Arc::clone(&health));
             move || {
-                let committer = Committer::new(store.clone(), &config, names.clone())
+                let committer = Committer::new(store.clone(), &config, routes.clone())
                     .map_err(|error| chain(&error))?;
                 let room = Room::new(store.dir().to_owned(), config.min_free_mib);
                 Ok(Storing::new(

@@ -16,9 +16,10 @@ use crate::config::{self, Loaded, Overrides};
 use crate::console::say;
 use crate::export::Export;
 use crate::import::Import;
+use crate::incidents::Action;
 use crate::replay::Replay;
 use crate::simulate::command::Simulate;
-use crate::{backtest, demo, doctor, export, import, ledger, replay, service};
+use crate::{backtest, demo, doctor, export, import, incidents, ledger, replay, service};
 
 /// What was asked for cannot be, as it is written: exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +119,13 @@ enum Command {
         /// Only this sensor
         #[arg(long, value_name = "ID")]
         sensor: Option<SensorId>,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// What is wrong, and what people do about it (of a running engine, or in its store)
+    Incidents {
+        #[command(subcommand)]
+        action: Action,
         #[command(flatten)]
         place: Place,
     },
@@ -276,6 +284,9 @@ impl Cli {
                 sensor,
                 place,
             } => ledger::run(&place.load(None, None)?.config, format, sensor),
+            Command::Incidents { action, place } => {
+                incidents::run(&place.load(None, None)?.config, action)
+            }
             Command::Doctor(place) => doctor::run(&place.load(None, None)?.config),
             Command::HashPassword => hash_password(),
         }
@@ -321,7 +332,8 @@ fn mail_test(config: &config::Config) -> anyhow::Result<()> {
     let letters = email.letters(Arc::default()).context("[email]")?;
     let undeliverable = config.data_dir.join("mail").join("undeliverable");
     let name = format!("{}:{}", server.host, server.port);
-    Smtp::new(server, letters, undeliverable).test()?;
+    let budget = (email.daily_budget, email.critical_reserve);
+    Smtp::new(server, letters, undeliverable, budget).test()?;
     say(&format!(
         "{name} took the mail; look into the mailbox of {}, spam too",
         email.email_to

@@ -4,7 +4,8 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use vigie_actors::alert::{Channel, Undelivered, text};
+use vigie_actors::alert::text::Voice;
+use vigie_actors::alert::{Channel, Undelivered};
 use vigie_actors::quantity::Catalogue;
 use vigie_actors::score::incident::Notice;
 
@@ -22,16 +23,29 @@ pub(crate) fn error(text: &str) {
 /// Prints each notice as one readable line.
 #[derive(Debug)]
 pub(crate) struct Console {
-    pub(crate) catalogue: Arc<Catalogue>,
+    voice: Voice,
+}
+
+impl Console {
+    /// Name of the channel.
+    pub(crate) const NAME: &str = "terminal";
+
+    pub(crate) fn new(catalogue: &Arc<Catalogue>) -> Self {
+        Self {
+            voice: Voice::english(Arc::clone(catalogue)),
+        }
+    }
 }
 
 impl Channel for Console {
-    fn name(&self) -> &'static str {
-        "terminal"
+    fn name(&self) -> &str {
+        Self::NAME
     }
 
-    fn deliver(&mut self, notice: &Notice) -> Result<(), Undelivered> {
-        say(&text::line(notice, &self.catalogue));
+    fn deliver(&mut self, notices: &[Notice], _used: u32) -> Result<(), Undelivered> {
+        for notice in notices {
+            say(&self.voice.line(notice));
+        }
         Ok(())
     }
 }

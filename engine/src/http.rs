@@ -5,7 +5,7 @@
 //! a limit on how many there are nor on how long one may take to send its headers.
 
 mod api;
-pub(crate) use self::api::{Account, write_reading};
+pub(crate) use self::api::{Account, Failure, Query, Wish, incident, incidents, write_reading};
 mod page;
 #[cfg(test)]
 mod tests;
@@ -19,6 +19,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
+use futures_util::{Stream, StreamExt as _};
+use hyper::body::Buf;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -28,6 +30,7 @@ use subtle::ConstantTimeEq;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use vigie_actors::alert::link::{Answer, Signer};
 use vigie_actors::clock::{Clock, rfc3339};
 use vigie_actors::forward;
 use vigie_actors::ingest::broker::{Link, LinkState};
@@ -44,8 +47,6 @@ use warp::http::header::{
 };
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
-
-use api::{Failure, Query};
 
 /// What the answers are made from.
 #[derive(Debug, Clone)]
@@ -70,6 +71,8 @@ pub(crate) struct State {
     pub link: Option<Arc<Link>>,
     /// The copy in MongoDB.
     pub copy: Option<forward::Board>,
+    /// Knows the links in mails.
+    pub signer: Signer,
     /// True once the engine takes nothing more in.
     pub draining: watch::Receiver<bool>,
 }
@@ -107,8 +110,15 @@ const MEASURED_EVERY_MS: i64 = 10_000;
 /// After this the store counts as unreadable.
 const STORE_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
+/// So long an answer to an incident waits until the stream has done it …
+const DONE_WITHIN: Duration = Duration::from_secs(3);
+/// … looking this often.
+const LOOKED_EVERY: Duration = Duration::from_millis(50);
+/// Bytes of a request's body at most.
+const BODY_BYTES: usize = 4 << 10;
+
 const CSP: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
-                   form-action 'none'; frame-ancestors 'none'";
+                   form-action 'self'; frame-ancestors 'none'";
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
@@ -240,18 +250,48 @@ fn routes(shared: Arc<Shared>) -> BoxedFilter<(Response,)> {
         .and(warp::path::full())
         .and(warp::query::<Vec<(String, String)>>())
         .and(warp::header::headers_cloned())
+        .and(warp::body::stream().then(body))
         .then(
-            move |method, path: FullPath, query: Vec<(String, String)>, headers| {
+            move |method, path: FullPath, query: Vec<(String, String)>, headers, body| {
                 let shared = Arc::clone(&shared);
                 async move {
-                    let answer = shared
-                        .answer(&method, path.as_str(), &query, &headers)
-                        .await;
+                    let answer = match body {
+                        Err(failure) => Err(failure),
+                        Ok(body) => {
+                            let path = path.as_str();
+                            shared.answer(&method, path, &query, &headers, body).await
+                        }
+                    };
                     dressed(answer.unwrap_or_else(|failure| refusal(&failure)))
                 }
             },
         )
         .boxed()
+}
+
+/// The body of a request, if it is small.
+async fn body(
+    stream: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+) -> Result<Vec<u8>, Failure> {
+    let mut stream = pin!(stream);
+    let mut bytes = Vec::new();
+    while let Some(chunk) = stream.next().await {
+        let Ok(mut chunk) = chunk else {
+            let fix = "send it again";
+            return Err(Failure::new(400, "the body broke off", fix));
+        };
+        while chunk.has_remaining() && bytes.len() <= BODY_BYTES {
+            let part = chunk.chunk();
+            let taken = part.len();
+            bytes.extend_from_slice(part);
+            chunk.advance(taken);
+        }
+        if bytes.len() > BODY_BYTES {
+            let fix = format!("send {BODY_BYTES} bytes at most");
+            return Err(Failure::new(413, "the body is too large", fix));
+        }
+    }
+    Ok(bytes)
 }
 
 /// What there is.
@@ -266,6 +306,11 @@ enum Route {
     Hours(String),
     Anomalies,
     Incidents,
+    Incident(String),
+    /// A program answers.
+    Answer(String, Answer),
+    /// A person answers, by a signed link.
+    Link(String, Answer),
     Ledger,
     Accounts,
     Mongodb,
@@ -284,6 +329,11 @@ impl Route {
             ["api", "v1", "sensors", id, "hours"] => Self::Hours(unescape(id)),
             ["api", "v1", "anomalies"] => Self::Anomalies,
             ["api", "v1", "incidents"] => Self::Incidents,
+            ["api", "v1", "incidents", id] => Self::Incident(unescape(id)),
+            ["api", "v1", "incidents", id, answer] => {
+                Self::Answer(unescape(id), Answer::of(answer)?)
+            }
+            ["incidents", id, answer] => Self::Link(unescape(id), Answer::of(answer)?),
             ["api", "v1", "ledger"] => Self::Ledger,
             ["api", "v1", "ledger", "sensors"] => Self::Accounts,
             ["api", "v1", "mongodb"] => Self::Mongodb,
@@ -294,12 +344,29 @@ impl Route {
     /// Parameters that it understands.
     const fn parameters(&self) -> &'static [&'static str] {
         match self {
-            Self::Page | Self::Metrics | Self::Live | Self::Ledger | Self::Mongodb => &[],
+            Self::Page
+            | Self::Metrics
+            | Self::Live
+            | Self::Incident(_)
+            | Self::Answer(..)
+            | Self::Ledger
+            | Self::Mongodb => &[],
+            Self::Link(..) => &["until", "signature"],
             Self::Ready => &["verbose"],
             Self::Sensors | Self::Accounts => &["limit", "cursor"],
-            Self::Readings(_) | Self::Hours(_) | Self::Anomalies | Self::Incidents => {
+            Self::Readings(_) | Self::Hours(_) | Self::Anomalies => {
                 &["from", "to", "limit", "cursor"]
             }
+            Self::Incidents => &["open", "from", "to", "limit", "cursor"],
+        }
+    }
+
+    /// Methods that it understands.
+    const fn methods(&self) -> &'static str {
+        match self {
+            Self::Answer(..) => "POST",
+            Self::Link(..) => "GET, HEAD, POST",
+            _ => "GET, HEAD",
         }
     }
 }
@@ -348,10 +415,11 @@ impl Shared {
         path: &str,
         query: &[(String, String)],
         headers: &HeaderMap,
+        body: Vec<u8>,
     ) -> Result<Response, Failure> {
         let route = Route::of(path);
         let known = self.knows(headers);
-        if !known && !matches!(route, Some(Route::Live | Route::Ready)) {
+        if !known && !matches!(route, Some(Route::Live | Route::Ready | Route::Link(..))) {
             return Err(Failure::new(
                 401,
                 "this needs the engine's token",
@@ -365,12 +433,14 @@ impl Shared {
                 "/ shows what there is",
             ));
         };
-        if !matches!(*method, Method::GET | Method::HEAD) {
-            return Err(Failure::new(
-                405,
-                "this can only be read",
-                "use GET or HEAD",
-            ));
+        let methods = route.methods();
+        if !methods.split(", ").any(|known| known == method.as_str()) {
+            let fix = format!("use {}", methods.replace(", ", " or "));
+            let failure = Failure::new(405, format!("{method} does nothing here"), fix);
+            let mut response = refusal(&failure);
+            let allow = HeaderValue::from_static(methods);
+            response.headers_mut().insert(ALLOW, allow);
+            return Ok(response);
         }
         let query = Query::parse(query, route.parameters())?;
         match route {
@@ -415,6 +485,34 @@ impl Shared {
                 })
                 .await
             }
+            Route::Incident(id) => {
+                self.read(JSON, move |state| {
+                    api::incident(&state.store, &state.catalogue, &id)
+                })
+                .await
+            }
+            Route::Answer(id, answer) => {
+                // A page elsewhere cannot send this kind without asking first (CORS), and is refused
+                // then.
+                let kind = headers
+                    .get(CONTENT_TYPE)
+                    .and_then(|kind| kind.to_str().ok());
+                if !kind.is_some_and(|kind| kind.starts_with(JSON)) {
+                    let fix = "send the header 'Content-Type: application/json'";
+                    return Err(Failure::new(415, "this is not marked as JSON", fix));
+                }
+                let incident = id.clone();
+                self.done(move |state| {
+                    let now_ms = state.clock.now_ms();
+                    api::answer(&state.store, &incident, answer, &body, now_ms)
+                })
+                .await?;
+                self.read(JSON, move |state| {
+                    api::incident(&state.store, &state.catalogue, &id)
+                })
+                .await
+            }
+            Route::Link(id, answer) => self.link(method, id, answer, query).await,
             Route::Ledger => self.read(JSON, |state| api::ledger(&state.store)).await,
             Route::Accounts => {
                 self.read(JSON, move |state| api::accounts(&state.store, &query))
@@ -427,6 +525,55 @@ impl Shared {
                 .await
             }
         }
+    }
+
+    /// A person follows a link of a mail. Programs that look mails through follow links as well, so
+    /// that alone does nothing: it shows a page with a button.
+    async fn link(
+        self: &Arc<Self>,
+        method: &Method,
+        id: String,
+        answer: Answer,
+        query: Query,
+    ) -> Result<Response, Failure> {
+        let now_ms = self.state.clock.now_ms();
+        let (until_ms, signature) = (query.until_ms, &query.signature);
+        let signer = &self.state.signer;
+        if !signer.knows(&id, answer, until_ms, signature, now_ms) {
+            let html = page::refused();
+            return Ok(response(StatusCode::FORBIDDEN, HTML, html.into_bytes()));
+        }
+        if *method == Method::POST {
+            let incident = id.clone();
+            self.done(move |state| {
+                let wish = Wish::new(answer, "a link in a mail");
+                wish.order(&state.store, &incident, state.clock.now_ms())
+            })
+            .await?;
+        }
+        let asks = *method != Method::POST;
+        self.read(HTML, move |state| {
+            let what = api::incident_sentence(&state.store, &state.catalogue, &id)?;
+            Ok(page::answer(answer, &what, asks).into_bytes())
+        })
+        .await
+    }
+
+    /// Gives an order to the stream, and waits a while until it is done: it is durable in any case.
+    async fn done(
+        self: &Arc<Self>,
+        order: impl FnOnce(&State) -> Result<u64, Failure> + Send + 'static,
+    ) -> Result<(), Failure> {
+        let shared = Arc::clone(self);
+        let ordered = tokio::task::spawn_blocking(move || order(&shared.state)).await;
+        let number = ordered.map_err(|panic| Failure::inside(panic.to_string()))??;
+        for _ in 0..DONE_WITHIN.as_millis() / LOOKED_EVERY.as_millis() {
+            if !self.state.store.is_ordered(number)? {
+                break;
+            }
+            tokio::time::sleep(LOOKED_EVERY).await;
+        }
+        Ok(())
     }
 
     /// Does the request hold the token, if one is asked for? Takes as long whatever the first
@@ -602,15 +749,9 @@ fn response(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Response {
 fn refusal(failure: &Failure) -> Response {
     let status = StatusCode::from_u16(failure.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = response(status, JSON, failure.body());
-    let extra = match status {
-        StatusCode::UNAUTHORIZED => Some((WWW_AUTHENTICATE, "Bearer")),
-        StatusCode::METHOD_NOT_ALLOWED => Some((ALLOW, "GET, HEAD")),
-        _ => None,
-    };
-    if let Some((name, value)) = extra {
-        response
-            .headers_mut()
-            .insert(name, HeaderValue::from_static(value));
+    if status == StatusCode::UNAUTHORIZED {
+        let scheme = HeaderValue::from_static("Bearer");
+        response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
     }
     response
 }

@@ -10,6 +10,7 @@ mod doctor;
 mod export;
 mod http;
 mod import;
+mod incidents;
 mod ledger;
 mod logging;
 mod replay;

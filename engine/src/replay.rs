@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use vigie_actors::alert::Channel;
 use vigie_actors::alert::mail::EmlFiles;
+use vigie_actors::alert::route::Route;
 use vigie_actors::clock::SystemClock;
 use vigie_actors::pipeline::Pipeline;
 
@@ -46,13 +47,14 @@ pub(crate) fn run(mut config: Config, replay: &Replay) -> anyhow::Result<()> {
         let ground = Ground::open(&config)?;
         let mut rows = Recording::new(input, &replay.file, &ground.catalogue)?;
         let before = ground.store.ledger()?;
-        let mut channels: Vec<Box<dyn Channel>> = vec![Box::new(Console {
-            catalogue: Arc::clone(&ground.catalogue),
-        })];
+        let console = Box::new(Console::new(&ground.catalogue));
+        let mut channels: Vec<(Box<dyn Channel>, Route)> =
+            vec![(console, Route::all(Console::NAME))];
         if replay.mail {
             let letters = config.email.letters(Arc::clone(&ground.catalogue))?;
+            let letters = letters.with(Box::new(ground.store.clone()), None);
             let files = EmlFiles::new(config.data_dir.join("mail"), letters);
-            channels.push(Box::new(files));
+            channels.push((Box::new(files), config.email.route()));
         }
         let pipeline = Pipeline::start(
             &settings(&config, true),

@@ -12,8 +12,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use vigie_actors::alert::Channel;
+use vigie_actors::alert::letter::Links;
+use vigie_actors::alert::link::Signer;
 use vigie_actors::alert::mail::EmlFiles;
 use vigie_actors::alert::mail::smtp::Smtp;
+use vigie_actors::alert::route::Route;
 use vigie_actors::clock::{Clock, SystemClock};
 use vigie_actors::forward;
 use vigie_actors::ingest::broker::{Broker, Link, Subscriptions, Surroundings};
@@ -30,6 +33,7 @@ use vigie_actors::store::mongo::Target;
 use crate::config::Config;
 use crate::console::{Console, say};
 use crate::http;
+use crate::incidents::Address;
 
 /// How long a shutdown may take before it says who is not done.
 const DRAIN: Duration = Duration::from_secs(4);
@@ -59,7 +63,7 @@ pub(crate) fn settings(config: &Config, event_time: bool) -> Settings {
     Settings {
         stats: config.stats.clone(),
         score: config.score.clone(),
-        incidents: config.incidents.clone(),
+        incidents: config.setup(),
         store: config.store.clone(),
         credits: 0,
         event_time,
@@ -129,6 +133,8 @@ pub(crate) struct Service {
     link: Option<Arc<Link>>,
     http_addr: SocketAddr,
     data_dir: PathBuf,
+    /// For commands that ask a running engine.
+    _address: Address,
     /// Where everything is copied to.
     copy: Option<Target>,
     /// Where mails go; `None`: there are none.
@@ -159,6 +165,7 @@ impl Service {
         };
 
         let forward = forward(config, mode, &registry)?;
+        let signer = Signer::new(store.link_key()?);
         let pipeline = Pipeline::start(
             &Settings {
                 forward: forward.clone(),
@@ -167,7 +174,7 @@ impl Service {
             store.clone(),
             &catalogue,
             Arc::clone(&clock),
-            channels(config, mode, &catalogue)?,
+            channels(config, mode, &store, &catalogue, &signer)?,
             &metrics,
         )
         .map_err(|why| anyhow!(why))?;
@@ -192,6 +199,7 @@ impl Service {
             mqtt_addr,
             link: link.clone(),
             copy: forward.as_ref().map(|forward| forward.board.clone()),
+            signer,
             draining: stopped.clone(),
         };
         // The page stays up while the stream drains: it ends with the runtime.
@@ -233,6 +241,8 @@ impl Service {
             link,
             http_addr,
             data_dir: config.data_dir.clone(),
+            _address: Address::keep(&config.data_dir, http_addr)
+                .context("cannot write into the data directory")?,
             copy: forward.map(|forward| forward.target),
             mails: mode.mails.then(|| mails(config)),
         })
@@ -344,27 +354,43 @@ fn mails(config: &Config) -> String {
     }
 }
 
-/// The ways to people.
+/// The ways to people, and what goes by each.
 fn channels(
     config: &Config,
     mode: Mode,
+    store: &Embedded,
     catalogue: &Arc<Catalogue>,
-) -> anyhow::Result<Vec<Box<dyn Channel>>> {
-    let mut channels: Vec<Box<dyn Channel>> = Vec::new();
+    signer: &Signer,
+) -> anyhow::Result<Vec<(Box<dyn Channel>, Route)>> {
+    let mut channels: Vec<(Box<dyn Channel>, Route)> = Vec::new();
     if mode.mails {
         let dir = config.data_dir.join("mail");
+        let links = config.http.public_url.as_ref().map(|url| Links {
+            base: url.trim_end_matches('/').to_owned(),
+            signer: signer.clone(),
+        });
         let letters = config
             .email
             .letters(Arc::clone(catalogue))
-            .context("[email]")?;
-        channels.push(match config.email.server() {
-            Some(server) => Box::new(Smtp::new(server, letters, dir.join("undeliverable"))),
+            .context("[email]")?
+            .with(Box::new(store.clone()), links);
+        let email = &config.email;
+        let mails: Box<dyn Channel> = match email.server() {
+            Some(server) => {
+                let budget = (email.daily_budget, email.critical_reserve);
+                Box::new(Smtp::new(
+                    server,
+                    letters,
+                    dir.join("undeliverable"),
+                    budget,
+                ))
+            }
             None => Box::new(EmlFiles::new(dir, letters)),
-        });
+        };
+        channels.push((mails, email.route()));
     }
-    channels.push(Box::new(Console {
-        catalogue: Arc::clone(catalogue),
-    }));
+    let console = Box::new(Console::new(catalogue));
+    channels.push((console, Route::all(Console::NAME)));
     Ok(channels)
 }
 

@@ -3,13 +3,18 @@
 //! channel notices.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use actix::{Actor, ActorContext, Context, Handler, Supervised};
 use tokio::time::Instant;
 
 use super::Channel;
+use super::budget::{Budget, Plan, Sent};
+use crate::clock::Clock;
 use crate::message::{Drain, Noticed, Tick, To};
 use crate::metrics::{ChannelMetrics, Metrics, StageMetrics};
+use crate::score::incident::Notice;
+use crate::score::rules::Severity;
 use crate::store::embedded::Embedded;
 use crate::supervise::{Guard, chain};
 
@@ -23,13 +28,19 @@ pub struct Alerter {
 struct Delivery {
     store: Embedded,
     channel: Box<dyn Channel>,
+    clock: Arc<dyn Clock>,
     metrics: ChannelMetrics,
     stage: StageMetrics,
     closing: Arc<OnceLock<Instant>>,
+    /// What went out in the last 24 hours; empty without a budget.
+    log: Vec<Sent>,
     /// Failures since the last success, and when to try again.
     failures: u32,
     later: Option<Instant>,
 }
+
+/// A notice that waits, with its key in the outbox.
+type Waiting = (Vec<u8>, Notice);
 
 impl std::fmt::Debug for Alerter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -42,28 +53,40 @@ impl std::fmt::Debug for Alerter {
 impl Alerter {
     /// In logs and metrics.
     pub const NAME: &'static str = "alerter";
-    /// Notices read from the outbox at once.
+    /// Notices read from the outbox at once …
     const CHUNK: usize = 64;
+    /// … and by a channel that may have to put them together.
+    const TOGETHER: usize = 2000;
 
     /// Delivers through `channel`. Once `closing` is set, only until then: what is left waits in
     /// the outbox for the next start.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
     pub fn new(
         store: Embedded,
         channel: Box<dyn Channel>,
+        clock: Arc<dyn Clock>,
         guard: Guard,
         metrics: &Metrics,
         closing: Arc<OnceLock<Instant>>,
-    ) -> Self {
+    ) -> Result<Self, crate::store::Error> {
+        let log = match channel.budget() {
+            Some(_) => store.sent(channel.name())?,
+            None => Vec::new(),
+        };
         let delivery = Delivery {
             store,
             metrics: metrics.channel(channel.name()),
             stage: metrics.stage(Self::NAME),
             channel,
+            clock,
             closing,
+            log,
             failures: 0,
             later: None,
         };
-        Self { delivery, guard }
+        Ok(Self { delivery, guard })
     }
 
     fn deliver(&mut self, ctx: &mut Context<Self>) {
@@ -107,39 +130,116 @@ impl Delivery {
     /// Delivers until the outbox is empty, the channel has to wait or the engine has to end.
     fn empty(&mut self) -> Result<(), crate::store::Error> {
         loop {
-            let rows = self.store.outbox(self.channel.name(), Alerter::CHUNK)?;
-            if rows.is_empty() {
+            let waiting = self.waiting()?;
+            if waiting.is_empty() {
                 return Ok(());
             }
-            for (key, notice) in rows {
-                if self.closing.get().is_some_and(|end| Instant::now() >= *end) {
-                    tracing::info!("notices wait in the outbox for the next start");
-                    return Ok(());
-                }
-                self.stage.received.inc();
-                match notice {
-                    Ok(notice) => {
-                        let delivered = self.channel.deliver(&notice);
-                        let result = delivered.as_ref().err().map(|undelivered| undelivered.why);
-                        self.metrics.notice(notice.kind, result);
-                        match delivered {
-                            Ok(()) => self.failures = 0,
-                            Err(why) if self.has_to_wait(&notice.incident.id(), &why) => {
-                                return Ok(());
-                            }
-                            Err(_put_aside) => {}
-                        }
+            let goes_on = match self.plan(&waiting) {
+                Plan::Each => {
+                    // Each may change what the next one may do.
+                    let most = if self.channel.budget().is_some() {
+                        1
+                    } else {
+                        Alerter::CHUNK
+                    };
+                    let mut goes_on = true;
+                    for one in waiting.chunks(1).take(most) {
+                        goes_on = goes_on && self.send(one)?;
                     }
-                    Err(error) => tracing::error!(
+                    goes_on
+                }
+                Plan::Together => self.send(&waiting)?,
+                Plan::Later(pause) => {
+                    // What comes meanwhile may be more urgent.
+                    let pause = pause.min(Duration::from_secs(30));
+                    self.later = Some(Instant::now() + pause);
+                    false
+                }
+            };
+            if !goes_on {
+                return Ok(());
+            }
+        }
+    }
+
+    /// What waits, oldest first. What cannot be read is thrown away.
+    fn waiting(&self) -> Result<Vec<Waiting>, crate::store::Error> {
+        let most = match self.channel.budget() {
+            Some(_) => Alerter::TOGETHER,
+            None => Alerter::CHUNK,
+        };
+        let mut waiting = Vec::new();
+        for (key, notice) in self.store.outbox(self.channel.name(), most)? {
+            match notice {
+                Ok(notice) => waiting.push((key, notice)),
+                Err(error) => {
+                    tracing::error!(
                         channel = self.channel.name(),
                         error = chain(&error),
                         "a notice cannot be read, and is thrown away"
-                    ),
+                    );
+                    self.store.delivered([key.as_slice()].into_iter(), None)?;
                 }
-                self.store.delivered(&key)?;
-                self.stage.sent.inc();
             }
         }
+        Ok(waiting)
+    }
+
+    fn plan(&self, waiting: &[Waiting]) -> Plan {
+        let Some(budget) = self.channel.budget() else {
+            return Plan::Each;
+        };
+        let now_ms = self.clock.now_ms();
+        self.metrics
+            .budget_left(budget.left(&self.log, Severity::Warn, now_ms));
+        let severities = waiting.iter().map(|(_, notice)| notice.incident.severity);
+        let worst = severities.max().unwrap_or(Severity::Warn);
+        budget.plan(&self.log, waiting.len(), worst, now_ms)
+    }
+
+    /// Delivers these, as one. False: no more for now.
+    fn send(&mut self, waiting: &[Waiting]) -> Result<bool, crate::store::Error> {
+        if self.closing.get().is_some_and(|end| Instant::now() >= *end) {
+            tracing::info!("notices wait in the outbox for the next start");
+            return Ok(false);
+        }
+        let Some((_, first)) = waiting.first() else {
+            return Ok(true);
+        };
+        let incident = first.incident.id();
+        let notices: Vec<Notice> = waiting.iter().map(|(_, notice)| notice.clone()).collect();
+        self.stage.received.inc_by(notices.len() as u64);
+        let now_ms = self.clock.now_ms();
+        let budget = self.channel.budget();
+        let recipients = budget.map_or(0, |budget| budget.recipients);
+        let used = Budget::used(&self.log, now_ms) + recipients;
+        let delivered = self.channel.deliver(&notices, used);
+        let result = delivered.as_ref().err().map(|undelivered| undelivered.why);
+        for notice in &notices {
+            self.metrics.notice(notice.kind, result);
+        }
+        let mut spent = None;
+        match delivered {
+            Ok(()) => {
+                self.failures = 0;
+                if let Some(budget) = budget {
+                    let sent = Sent {
+                        at_ms: now_ms,
+                        recipients,
+                    };
+                    self.log.push(sent);
+                    spent = Some((self.channel.name(), sent));
+                    self.metrics
+                        .budget_left(budget.left(&self.log, Severity::Warn, now_ms));
+                }
+            }
+            Err(why) if self.has_to_wait(&incident, &why) => return Ok(false),
+            Err(_put_aside) => {}
+        }
+        let keys = waiting.iter().map(|(key, _)| key.as_slice());
+        self.store.delivered(keys, spent)?;
+        self.stage.sent.inc_by(notices.len() as u64);
+        Ok(true)
     }
 
     /// Says what went wrong, and decides whether the notice stays.

@@ -1,26 +1,57 @@
 //! Alert: delivers what the outbox holds. What is said and when was decided before the commit
-//! ([`crate::score::incident`]); here are the words, the channels and the actor.
+//! ([`crate::score::episodes`]); here are the words, the channels and the actor.
 
 pub mod actor;
+pub mod budget;
+pub mod chart;
+pub mod letter;
+pub mod link;
 pub mod mail;
+pub mod route;
 pub mod text;
 
 use std::time::Duration;
 
+use vigie_wire::{QuantityId, SensorId};
+
 use crate::score::incident::Notice;
+use budget::Budget;
+use chart::Point;
 
 /// A way to a person. Each has rows of its own in the outbox and a thread of its own: one that
 /// hangs holds up none of the others.
 pub trait Channel: Send {
     /// In logs and metrics, and of its rows in the outbox: it stays the same from start to start.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
-    /// Delivers one notice. Called again with the same notice after an error or a crash. May take
-    /// its time, but not for ever.
+    /// How much it may send; `None`: as much as there is.
+    fn budget(&self) -> Option<Budget> {
+        None
+    }
+
+    /// Delivers notices, one or several at once. `used`: what of the budget is spent, this time
+    /// included. Called again with the same notices after an error or a crash. May take its time,
+    /// but not for ever.
     ///
     /// # Errors
-    /// Why not, and with it what becomes of the notice.
-    fn deliver(&mut self, notice: &Notice) -> Result<(), Undelivered>;
+    /// Why not, and with it what becomes of the notices.
+    fn deliver(&mut self, notices: &[Notice], used: u32) -> Result<(), Undelivered>;
+}
+
+/// What a mail shows of the past.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Past {
+    /// Readings, in the order of time.
+    pub points: Vec<Point>,
+    /// The device's last start, if it was within this time: its readings have another boot id since.
+    pub restarted_ms: Option<i64>,
+}
+
+/// Whom mails ask about the past.
+pub trait History: Send {
+    /// Readings of one quantity of a sensor from `from_ms` to `to_ms` (inclusive, order time). Nothing
+    /// if the store cannot be read: a mail without a picture is better than none.
+    fn past(&self, sensor: &SensorId, quantity: QuantityId, span: (i64, i64)) -> Past;
 }
 
 /// A notice did not get through this time.

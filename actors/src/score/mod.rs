@@ -1,11 +1,14 @@
 //! Score: is this reading over a line, which one, and does a person have to hear about it?
 //!
-//! `rules` judges one look at a time, `forest` what is joint, `incident` makes episodes of
-//! anomalies; `scorer` puts them together for a batch.
+//! `rules` judges one look at a time, `forest` what is joint, `episodes` makes incidents of
+//! anomalies and `maintenance` knows when nobody wants to be told; `scorer` puts them together for a
+//! batch.
 
 pub mod actor;
+pub mod episodes;
 pub mod forest;
 pub mod incident;
+pub mod maintenance;
 pub mod rules;
 pub mod scorer;
 

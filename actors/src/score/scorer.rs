@@ -8,8 +8,10 @@ use smallvec::SmallVec;
 use vigie_wire::SensorId;
 use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
+use super::episodes::{Incidents, Setup};
 use super::forest::{FitJob, Group, GroupKey, Model, features};
-use super::incident::{Changes, Incident, Incidents};
+use super::incident::{Changes, Incident, Order, Raised};
+use super::maintenance::Silence;
 use super::rules::{Near, Rule, Verdict, judge, judge_gap, judge_silence};
 use super::{Config, ForestPer};
 use crate::batch::Batch;
@@ -88,7 +90,7 @@ pub struct Scored {
     pub models: Vec<Arc<Model>>,
 }
 
-/// What the Scorer asks of the store.
+/// What the Scorer asks of the store. By default there is no such thing as people.
 pub trait IncidentMemory {
     /// The incidents that are open or cooling down.
     ///
@@ -101,7 +103,54 @@ pub trait IncidentMemory {
     /// # Errors
     /// [`store::Error`] if the store cannot be read.
     fn newest_models(&self) -> Result<Vec<Model>, store::Error>;
+
+    /// Silences that people asked for.
+    ///
+    /// # Errors
+    /// [`store::Error`] if the store cannot be read.
+    fn silences(&self) -> Result<Vec<Silence>, store::Error> {
+        Ok(Vec::new())
+    }
+
+    /// Lines that false alarms have raised.
+    ///
+    /// # Errors
+    /// [`store::Error`] if the store cannot be read.
+    fn raised(&self) -> Result<Vec<Raised>, store::Error> {
+        Ok(Vec::new())
+    }
+
+    /// What people want done and is not done yet, with numbers, from number `from` on.
+    ///
+    /// # Errors
+    /// [`store::Error`] if the store cannot be read.
+    fn orders(&self, _from: u64) -> Result<Vec<(u64, Order)>, store::Error> {
+        Ok(Vec::new())
+    }
+
+    /// An incident, however long ago it was.
+    ///
+    /// # Errors
+    /// [`store::Error`] if the store cannot be read.
+    fn incident(&self, _id: &str) -> Result<Option<Incident>, store::Error> {
+        Ok(None)
+    }
+
+    /// All sensors there are.
+    ///
+    /// # Errors
+    /// [`store::Error`] if the store cannot be read.
+    fn sensor_ids(&self) -> Result<Vec<SensorId>, store::Error> {
+        Ok(Vec::new())
+    }
 }
+
+/// The largest ratio that has not fired.
+const BELOW: f64 = 0.999;
+/// How often people's orders are looked for, ms.
+const ORDERS_EVERY_MS: i64 = 200;
+/// How often the sensors are counted, ms.
+const COUNTED_EVERY_MS: i64 = 600_000;
 
 /// Readings of one group in the present batch.
 #[derive(Debug, Default)]
@@ -109,6 +158,26 @@ struct Rows {
     features: Vec<f32>,
     /// Index into `Scored::readings`, and whether the row may be learned.
     of: Vec<(usize, bool)>,
+}
+
+/// By how much a sensor's lines are higher than those of others.
+type Lines = HashMap<SensorId, SmallVec<[(Rule, f64); 1]>, Xxh3DefaultBuilder>;
+
+/// Lowers the ratios (all, or those of one rule) whose lines are raised, and takes out what has not
+/// fired then.
+fn lower(lines: &Lines, sensor: SensorId, only: Option<Rule>, fired: &mut Vec<Verdict>) {
+    let Some(lines) = lines.get(&sensor) else {
+        return;
+    };
+    for verdict in fired.iter_mut() {
+        for (rule, factor) in lines {
+            if verdict.rule == *rule && only.is_none_or(|only| only == *rule) {
+                verdict.ratio /= factor;
+                verdict.line = verdict.expected + (verdict.line - verdict.expected) * factor;
+            }
+        }
+    }
+    fired.retain(|verdict| verdict.ratio >= 1.0);
 }
 
 /// The Scorer's logic.
@@ -123,6 +192,11 @@ pub struct Scorer<M> {
     groups: Vec<(Group, Rows)>,
     by_key: HashMap<GroupKey, usize, Xxh3DefaultBuilder>,
     incidents: Incidents,
+    raised: Lines,
+    /// Number of the next order.
+    next_order: u64,
+    asked_ms: i64,
+    counted_ms: i64,
     next_generation: u32,
     unsaved: Vec<Arc<Model>>,
     jobs: Vec<FitJob>,
@@ -141,7 +215,7 @@ impl<M: IncidentMemory> Scorer<M> {
         memory: M,
         catalogue: Arc<Catalogue>,
         config: Config,
-        incidents: super::incident::Config,
+        setup: Setup,
         hearing: Arc<Hearing>,
         epoch: u64,
     ) -> Result<Self, store::Error> {
@@ -149,7 +223,7 @@ impl<M: IncidentMemory> Scorer<M> {
             gaps: config.silence_intervals,
             least_ms: config.silence_least.as_ms(),
         };
-        let incidents = Incidents::new(incidents, memory.current_incidents()?);
+        let incidents = Incidents::new(setup, memory.current_incidents()?, memory.silences()?);
         let mut scorer = Self {
             catalogue,
             margin: config.margin(),
@@ -158,6 +232,10 @@ impl<M: IncidentMemory> Scorer<M> {
             groups: Vec::new(),
             by_key: HashMap::default(),
             incidents,
+            raised: HashMap::default(),
+            next_order: 0,
+            asked_ms: i64::MIN,
+            counted_ms: i64::MIN,
             next_generation: 1,
             unsaved: Vec::new(),
             jobs: Vec::new(),
@@ -166,6 +244,7 @@ impl<M: IncidentMemory> Scorer<M> {
             epoch,
             memory,
         };
+        scorer.raise(&scorer.memory.raised()?);
         for model in scorer.memory.newest_models()? {
             scorer.next_generation = scorer.next_generation.max(model.generation + 1);
             let key = model.group.clone();
@@ -256,14 +335,16 @@ impl<M: IncidentMemory> Scorer<M> {
         let now_ms = scored.batch.now_ms;
         for silence in silences {
             let verdict = judge_silence(&silence, now_ms, self.line);
-            self.incidents
-                .silence(silence.sensor, now_ms, &verdict, &mut scored.changes);
+            let times = (now_ms, now_ms);
+            self.incidents.silence(silence.sensor, times, &verdict);
             scored.silent.push(SilentSensor {
                 sensor: silence.sensor,
                 verdict,
             });
         }
-        self.incidents.tick(now_ms, &mut scored.changes);
+        self.obey(now_ms, &mut scored.changes)?;
+        let deaf = self.hearing.since_ms() == i64::MAX;
+        self.incidents.tick(now_ms, deaf, &mut scored.changes);
         scored.models = std::mem::take(&mut self.unsaved);
         Ok(Some(scored))
     }
@@ -273,7 +354,11 @@ impl<M: IncidentMemory> Scorer<M> {
             return Ok(());
         }
         // Not only of the readings' sensors: time alone ends incidents, and silences begin them.
-        self.incidents.replace(self.memory.current_incidents()?);
+        let (current, silences) = (self.memory.current_incidents()?, self.memory.silences()?);
+        self.incidents.replace(current, silences);
+        self.raised.clear();
+        self.raise(&self.memory.raised()?);
+        self.next_order = 0;
         // A refused batch may have carried them.
         self.unsaved = self
             .groups
@@ -281,6 +366,40 @@ impl<M: IncidentMemory> Scorer<M> {
             .filter_map(|(group, _)| group.model().cloned())
             .collect();
         Ok(())
+    }
+
+    /// Does what people want done.
+    fn obey(&mut self, now_ms: i64, changes: &mut Changes) -> Result<(), store::Error> {
+        if now_ms.saturating_sub(self.counted_ms) >= COUNTED_EVERY_MS {
+            self.counted_ms = now_ms;
+            self.incidents
+                .set_sizes(self.memory.sensor_ids()?.into_iter());
+        }
+        if now_ms.saturating_sub(self.asked_ms) < ORDERS_EVERY_MS {
+            return Ok(());
+        }
+        self.asked_ms = now_ms;
+        for (number, order) in self.memory.orders(self.next_order)? {
+            self.next_order = number + 1;
+            let stored = |id: &str| self.memory.incident(id);
+            self.incidents
+                .order(number, &order, now_ms, stored, changes)?;
+        }
+        self.raise(&changes.raised);
+        Ok(())
+    }
+
+    fn raise(&mut self, raised: &[Raised]) {
+        for Raised {
+            sensor,
+            rule,
+            factor,
+        } in raised
+        {
+            let lines = self.raised.entry(*sensor).or_default();
+            lines.retain(|(known, _)| known != rule);
+            lines.push((*rule, *factor));
+        }
     }
 
     fn rules(
@@ -313,6 +432,12 @@ impl<M: IncidentMemory> Scorer<M> {
         if let (Some(gap), Some(expected)) = (observed.gap_ms, observed.expected_gap_ms) {
             let ratio = judge_gap(gap, expected, reading.order_ms, self.line, &mut fired);
             worst = worst.max(ratio);
+        }
+        if !fired.is_empty() && self.raised.contains_key(&reading.sensor) {
+            lower(&self.raised, reading.sensor, None, &mut fired);
+            // What rose above the others' lines only is below this sensor's own.
+            let over = fired.iter().map(|verdict| verdict.ratio);
+            worst = over.fold(worst.min(BELOW), f64::max);
         }
         self.gather(
             at,
@@ -425,6 +550,17 @@ impl<M: IncidentMemory> Scorer<M> {
                 continue;
             };
             let times = (reading.order_ms, now_ms);
+            if row.fired.iter().any(|fired| fired.rule == Rule::Forest) {
+                lower(
+                    &self.raised,
+                    reading.sensor,
+                    Some(Rule::Forest),
+                    &mut row.fired,
+                );
+                if row.fired.is_empty() {
+                    row.score = row.score.min(score_of(BELOW));
+                }
+            }
             row.fired.sort_by_key(|verdict| verdict.rule);
             match row.kind {
                 Kind::Entered => {
@@ -434,18 +570,16 @@ impl<M: IncidentMemory> Scorer<M> {
                         .position(|fired| fired.rule == Rule::Silence);
                     let excused = silence.filter(|_| row.heard_before_ms < hearing_since_ms);
                     let excused = excused.map(|at| row.fired.remove(at));
-                    let changes = &mut scored.changes;
-                    self.incidents
-                        .reading(reading.sensor, times, (&row.fired, row.near), changes);
+                    let found = (row.fired.as_slice(), row.near);
+                    self.incidents.reading(reading.sensor, times, found);
                     // The row tells of the gap all the same: rules depend on readings alone.
                     row.fired.extend(excused);
                     row.fired.sort_by_key(|verdict| verdict.rule);
                 }
                 Kind::Late => {
                     row.fired.clear();
-                    let changes = &mut scored.changes;
-                    self.incidents
-                        .reading(reading.sensor, times, (&[], Near::default()), changes);
+                    let normal = (&[] as &[Verdict], Near::default());
+                    self.incidents.reading(reading.sensor, times, normal);
                 }
                 Kind::Duplicate | Kind::TooManySensors => {}
             }

@@ -11,6 +11,7 @@ use super::embedded::{Embedded, Write};
 use super::hourly::hour_of;
 use super::row::{Row, StoredValue};
 use super::{Config, Error, Exceptions, Ledger};
+use crate::alert::route::Route;
 use crate::reading::{Arrival, Identity, Outcome, Quarantined, Reading};
 use crate::score::scorer::{Kind, Scored, ScoredReading};
 
@@ -43,8 +44,8 @@ pub struct Committed {
 pub struct Committer {
     store: Embedded,
     ledger: Ledger,
-    /// Each gets every notice.
-    channels: Vec<&'static str>,
+    /// Who gets which notices.
+    routes: Vec<Route>,
     quarantine_rows: u64,
     /// Numbers of the oldest kept and the next quarantined message.
     quarantine: (u64, u64),
@@ -57,11 +58,7 @@ impl Committer {
     ///
     /// # Errors
     /// [`Error`] if the store cannot be read.
-    pub fn new(
-        store: Embedded,
-        config: &Config,
-        channels: Vec<&'static str>,
-    ) -> Result<Self, Error> {
+    pub fn new(store: Embedded, config: &Config, routes: Vec<Route>) -> Result<Self, Error> {
         let ledger = store.ledger()?;
         let quarantine = store
             .quarantine_span()?
@@ -70,7 +67,7 @@ impl Committer {
         Ok(Self {
             store,
             ledger,
-            channels,
+            routes,
             quarantine_rows: u64::from(config.quarantine_rows),
             quarantine,
             forward,
@@ -145,8 +142,21 @@ impl Committer {
         for incident in &scored.changes.incidents {
             write.incident(incident)?;
         }
+        for incident in &scored.changes.past {
+            write.past(incident)?;
+        }
+        for number in &scored.changes.done {
+            write.done(*number);
+        }
+        for raised in &scored.changes.raised {
+            write.raised(raised)?;
+        }
+        if let Some(silences) = &scored.changes.silences {
+            write.silences(silences)?;
+        }
         for notice in &scored.changes.notices {
-            write.notice(notice, &self.channels)?;
+            let takers = self.routes.iter().filter(|route| route.takes(notice));
+            write.notice(notice, takers.map(|route| route.channel.as_str()))?;
         }
         for model in &scored.models {
             write.model(model)?;

@@ -16,21 +16,27 @@ use fjall::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use vigie_wire::SensorId;
+use vigie_wire::{QuantityId, SensorId};
 
 use super::outgoing::{self, Outgoing};
 use super::row::{self, Row, StoredAnomaly, StoredReading};
 use super::{Config, Error, Exceptions, Ledger};
+use crate::alert::budget::Sent;
+use crate::alert::chart::Point;
+use crate::alert::{History, Past};
 use crate::reading::{Identity, Reading};
 use crate::score::forest::Model;
-use crate::score::incident::{Incident, Notice};
+use crate::score::incident::{Incident, Notice, Order, Raised};
+use crate::score::maintenance::Silence;
 use crate::score::rules::Verdict;
 use crate::score::scorer::IncidentMemory;
 use crate::stats::share::{Memory, Recalled, Resting};
 use crate::stats::state::SensorState;
 
+/// How long it is known what was sent: longer than any budget asks for.
+const BUDGET_MS: i64 = 48 * 3_600_000;
 /// Format of the whole store; a store with another one is not opened.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// Handle to the open store; clones share it.
 #[derive(Clone)]
@@ -43,7 +49,10 @@ pub struct Embedded {
     states: Keyspace,
     incidents: Keyspace,
     current: Keyspace,
+    orders: Keyspace,
+    raised: Keyspace,
     outbox: Keyspace,
+    sent: Keyspace,
     quarantine: Keyspace,
     models: Keyspace,
     outgoing: Keyspace,
@@ -54,6 +63,8 @@ pub struct Embedded {
     meta: Keyspace,
     /// Number of the next row for MongoDB.
     line_end: Arc<Mutex<u64>>,
+    /// Number of the next order.
+    order_end: Arc<Mutex<u64>>,
 }
 
 impl std::fmt::Debug for Embedded {
@@ -124,7 +135,10 @@ impl Embedded {
             states: keyspace("states", mib(config.write_buffer_mib) / 2)?,
             incidents: keyspace("incidents", small)?,
             current: keyspace("current", small)?,
+            orders: keyspace("orders", small)?,
+            raised: keyspace("raised", small)?,
             outbox: keyspace("outbox", small)?,
+            sent: keyspace("sent", small)?,
             quarantine: keyspace("quarantine", small)?,
             models: keyspace("models", small)?,
             outgoing: keyspace("outgoing", small)?,
@@ -134,11 +148,19 @@ impl Embedded {
             ledgers: keyspace("ledgers", small)?,
             meta: keyspace("meta", small)?,
             line_end: Arc::default(),
+            order_end: Arc::default(),
             dir: dir.into(),
             db,
         };
         if let Some(last) = store.outgoing.last_key_value() {
             *store.line() = number(last)? + 1;
+        }
+        if let Some(last) = store.orders.last_key_value() {
+            let mut next = store
+                .order_end
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            *next = number(last)? + 1;
         }
         match store.meta_value::<u32>("format")? {
             None => store.put_meta("format", &FORMAT)?,
@@ -406,13 +428,46 @@ impl Embedded {
         })
     }
 
-    /// The sensor's incident that is open or was the last one.
+    /// Keeps what a person wants done; gives its number.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be written.
+    pub fn put_order(&self, order: &Order) -> Result<u64, Error> {
+        // Numbers only have to rise while orders wait.
+        let mut next = self
+            .order_end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let number = *next;
+        let mut batch = self.write();
+        let bytes = encode(order, "order")?;
+        batch
+            .batch
+            .insert(&self.orders, number.to_be_bytes(), bytes);
+        batch.commit()?;
+        *next += 1;
+        Ok(number)
+    }
+
+    /// Is the order of that number still to be done?
     ///
     /// # Errors
     /// [`Error`] if the store cannot be read.
-    pub fn current_incident(&self, sensor: &SensorId) -> Result<Option<Incident>, Error> {
-        let bytes = self.current.get(sensor.as_str()).map_err(failed)?;
-        bytes.map(|bytes| decode(&bytes, "incident")).transpose()
+    pub fn is_ordered(&self, number: u64) -> Result<bool, Error> {
+        self.orders
+            .contains_key(number.to_be_bytes())
+            .map_err(failed)
+    }
+
+    /// The incidents that are open, oldest first.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn open_incidents(&self) -> Result<Vec<Incident>, Error> {
+        let mut open = self.current_incidents()?;
+        open.retain(Incident::is_open);
+        open.sort_by_cached_key(|incident| (incident.opened_ms, incident.id()));
+        Ok(open)
     }
 
     /// Notices that a channel has not delivered yet, oldest first, with the key to
@@ -444,13 +499,66 @@ impl Embedded {
         Ok(waiting)
     }
 
-    /// A notice is delivered: it leaves the outbox. Not synced: after a crash it may be delivered
-    /// once more, under the same id.
+    /// Notices are delivered: they leave the outbox, and what that took of the channel's budget is
+    /// written down. Not synced: after a crash they may be delivered once more, under the same id.
     ///
     /// # Errors
     /// [`Error`] if the store cannot be written.
-    pub fn delivered(&self, key: &[u8]) -> Result<(), Error> {
-        self.outbox.remove(key).map_err(failed)
+    pub fn delivered<'k>(
+        &self,
+        keys: impl Iterator<Item = &'k [u8]>,
+        spent: Option<(&str, Sent)>,
+    ) -> Result<(), Error> {
+        let mut batch = self.db.batch();
+        for key in keys {
+            batch.remove(&self.outbox, key);
+        }
+        if let Some((channel, sent)) = spent {
+            let prefix = outbox_prefix(channel);
+            let key = [prefix.as_slice(), &row::time_floor(sent.at_ms)].concat();
+            batch.insert(&self.sent, key, sent.recipients.to_be_bytes());
+            let old = row::time_floor(sent.at_ms - BUDGET_MS);
+            let old = [prefix.as_slice(), &old].concat();
+            for guard in self.sent.range(prefix..old) {
+                batch.remove(&self.sent, guard.key().map_err(failed)?);
+            }
+        }
+        batch.commit().map_err(failed)
+    }
+
+    /// What a channel with a budget sent in the last 24 hours at least, oldest first.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn sent(&self, channel: &str) -> Result<Vec<Sent>, Error> {
+        let prefix = outbox_prefix(channel);
+        let skip = prefix.len();
+        let damaged = || Error::Damaged { what: "budget" };
+        self.sent
+            .prefix(prefix)
+            .map(|guard| {
+                let (key, value) = guard.into_inner().map_err(failed)?;
+                let at_ms = key.get(skip..).and_then(row::time_of).ok_or_else(damaged)?;
+                let recipients = <[u8; 4]>::try_from(&*value).map_err(|_| damaged())?;
+                Ok(Sent {
+                    at_ms,
+                    recipients: u32::from_be_bytes(recipients),
+                })
+            })
+            .collect()
+    }
+
+    /// 32 secret bytes of this store, made with it: what it signs links with.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read or written.
+    pub fn link_key(&self) -> Result<[u8; 32], Error> {
+        if let Some(key) = self.meta_value("link key")? {
+            return Ok(key);
+        }
+        let key: [u8; 32] = rand::random();
+        self.put_meta("link key", &key)?;
+        Ok(key)
     }
 
     /// The last snapshot of a sensor's state; `None` if the sensor was never seen.
@@ -836,16 +944,56 @@ impl Write<'_> {
             .insert(&self.store.states, sensor.as_str(), bytes);
     }
 
-    /// An incident as it is now.
+    /// An incident as it is now, which more can become of.
     ///
     /// # Errors
     /// [`Error::Damaged`] if it cannot be encoded.
     pub fn incident(&mut self, incident: &Incident) -> Result<(), Error> {
         let bytes = encode(incident, "incident")?;
-        let key = row::by_time_key(incident.opened_ms, &incident.sensor, &[]);
+        let id = incident.id();
+        let key = row::incident_key(incident.opened_ms, &id);
         self.batch.insert(&self.store.incidents, key, bytes.clone());
+        self.batch.insert(&self.store.current, id, bytes);
+        Ok(())
+    }
+
+    /// An incident as it stays.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if it cannot be encoded.
+    pub fn past(&mut self, incident: &Incident) -> Result<(), Error> {
+        let bytes = encode(incident, "incident")?;
+        let id = incident.id();
+        let key = row::incident_key(incident.opened_ms, &id);
+        self.batch.insert(&self.store.incidents, key, bytes);
+        self.batch.remove(&self.store.current, id);
+        Ok(())
+    }
+
+    /// Somebody's order is done.
+    pub fn done(&mut self, number: u64) {
+        self.batch.remove(&self.store.orders, number.to_be_bytes());
+    }
+
+    /// A line is higher than those of other sensors.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if it cannot be encoded.
+    pub fn raised(&mut self, raised: &Raised) -> Result<(), Error> {
+        let mut key = row::sensor_prefix(&raised.sensor);
+        key.push(raised.rule as u8);
         self.batch
-            .insert(&self.store.current, incident.sensor.as_str(), bytes);
+            .insert(&self.store.raised, key, encode(raised, "line")?);
+        Ok(())
+    }
+
+    /// The silences that people asked for, all of them.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if they cannot be encoded.
+    pub fn silences(&mut self, silences: &[Silence]) -> Result<(), Error> {
+        let bytes = encode(&silences, "meta")?;
+        self.batch.insert(&self.store.meta, "silences", bytes);
         Ok(())
     }
 
@@ -853,14 +1001,13 @@ impl Write<'_> {
     ///
     /// # Errors
     /// [`Error::Damaged`] if it cannot be encoded.
-    pub fn notice(&mut self, notice: &Notice, channels: &[&str]) -> Result<(), Error> {
-        let incident = &notice.incident;
-        let tail = [
-            incident.opened_ms.to_be_bytes().as_slice(),
-            &notice.number.to_be_bytes(),
-        ]
-        .concat();
-        let key = row::by_time_key(notice.at_ms, &incident.sensor, &tail);
+    pub fn notice<'c>(
+        &mut self,
+        notice: &Notice,
+        channels: impl Iterator<Item = &'c str>,
+    ) -> Result<(), Error> {
+        let mut key = row::incident_key(notice.at_ms, &notice.incident.id());
+        key.extend_from_slice(&notice.number.to_be_bytes());
         let bytes = encode(notice, "notice")?;
         for channel in channels {
             let key = [outbox_prefix(channel), key.clone()].concat();
@@ -1010,6 +1157,44 @@ impl Embedded {
     }
 }
 
+/// Readings that a picture is made of at most.
+const PICTURED: usize = 50_000;
+
+impl History for Embedded {
+    fn past(&self, sensor: &SensorId, quantity: QuantityId, (from_ms, to_ms): (i64, i64)) -> Past {
+        let mut past = Past::default();
+        let mut boot = None;
+        let mut after: Option<Vec<u8>> = None;
+        let span = (from_ms, to_ms.saturating_add(1));
+        while let Ok(page) = self.readings(sensor, span, after.as_deref(), 4096) {
+            for StoredReading {
+                order_ms,
+                identity,
+                row,
+            } in page.items
+            {
+                if let Identity::Sequence { boot: now, .. } = identity {
+                    if boot.is_some_and(|before| before != now) && !row.late {
+                        past.restarted_ms = Some(order_ms);
+                    }
+                    boot = Some(now);
+                }
+                let value = row.values.iter().find(|value| value.quantity == quantity);
+                past.points.extend(value.map(|value| Point {
+                    at_ms: order_ms,
+                    value: value.value,
+                    anomaly: row.anomaly,
+                }));
+            }
+            after = page.next;
+            if after.is_none() || past.points.len() >= PICTURED {
+                break;
+            }
+        }
+        past
+    }
+}
+
 impl Memory for Embedded {
     fn recall(&self, sensor: &SensorId) -> Result<Option<Recalled>, Error> {
         self.recalled(sensor)
@@ -1041,6 +1226,43 @@ impl IncidentMemory for Embedded {
         self.current
             .iter()
             .map(|guard| decode(&guard.into_inner().map_err(failed)?.1, "incident"))
+            .collect()
+    }
+
+    fn silences(&self) -> Result<Vec<Silence>, Error> {
+        Ok(self.meta_value("silences")?.unwrap_or_default())
+    }
+
+    fn raised(&self) -> Result<Vec<Raised>, Error> {
+        self.raised
+            .iter()
+            .map(|guard| decode(&guard.into_inner().map_err(failed)?.1, "line"))
+            .collect()
+    }
+
+    fn orders(&self, from: u64) -> Result<Vec<(u64, Order)>, Error> {
+        self.orders
+            .range(from.to_be_bytes()..)
+            .map(|guard| {
+                let (key, value) = guard.into_inner().map_err(failed)?;
+                Ok((number_of(&key)?, decode(&value, "order")?))
+            })
+            .collect()
+    }
+
+    fn incident(&self, id: &str) -> Result<Option<Incident>, Error> {
+        let Some(opened_ms) = Incident::opened_in(id) else {
+            return Ok(None);
+        };
+        let key = row::incident_key(opened_ms, id);
+        let bytes = self.incidents.get(key).map_err(failed)?;
+        bytes.map(|bytes| decode(&bytes, "incident")).transpose()
+    }
+
+    fn sensor_ids(&self) -> Result<Vec<SensorId>, Error> {
+        self.states
+            .iter()
+            .map(|guard| row::sensor_before_nul(&guard.key().map_err(failed)?))
             .collect()
     }
 

@@ -68,9 +68,19 @@ pub fn by_time_key(time_ms: i64, sensor: &SensorId, tail: &[u8]) -> Vec<u8> {
     key
 }
 
+/// `time ‖ id`: incidents in the order of their opening.
+pub fn incident_key(opened_ms: i64, id: &str) -> Vec<u8> {
+    [time_bytes(opened_ms).as_slice(), id.as_bytes()].concat()
+}
+
 /// Where rows at `time_ms` or later begin.
 pub fn time_floor(time_ms: i64) -> [u8; 8] {
     time_bytes(time_ms)
+}
+
+/// The time that [`time_floor`] wrote.
+pub fn time_of(bytes: &[u8]) -> Option<i64> {
+    <[u8; 8]>::try_from(bytes).ok().map(time_from)
 }
 
 /// Time and sensor of a [`by_time_key`].

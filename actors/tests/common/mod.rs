@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use vigie_actors::alert::route::Route;
 use vigie_actors::alert::{Channel, Undelivered};
 use vigie_actors::clock::ManualClock;
 use vigie_actors::metrics::{BoardConfig, Metrics};
@@ -39,11 +40,11 @@ pub(crate) struct Bench {
 struct Nobody;
 
 impl Channel for Nobody {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         NOBODY
     }
 
-    fn deliver(&mut self, _: &Notice) -> Result<(), Undelivered> {
+    fn deliver(&mut self, _: &[Notice], _: u32) -> Result<(), Undelivered> {
         Ok(())
     }
 }
@@ -63,7 +64,7 @@ impl Bench {
             store.clone(),
             &catalogue,
             Arc::new(clock.clone()),
-            vec![Box::new(Nobody)],
+            vec![(Box::new(Nobody), Route::all(NOBODY))],
             &metrics,
         )
         .unwrap();

@@ -4,10 +4,12 @@
 use std::sync::Arc;
 
 use vigie_actors::batch::{Batch, Epochs};
+use vigie_actors::config::Span;
 use vigie_actors::quantity::Catalogue;
 use vigie_actors::reading::{Arrival, Reading};
 use vigie_actors::score::forest::Model;
 use vigie_actors::score::incident::{Incident, Notice, NoticeKind};
+use vigie_actors::score::maintenance::Calendar;
 use vigie_actors::score::rules::Verdict;
 use vigie_actors::score::scorer::{IncidentMemory, Kind, Scored, Scorer};
 use vigie_actors::stats::hearing::Hearing;
@@ -89,11 +91,15 @@ impl Timeline {
             Arc::clone(&hearing),
             0,
         )?;
+        let mut setup = config.setup();
+        // What is told is compared with when it was: nothing is held back, nothing left out.
+        setup.config.gather = Span::secs(0);
+        setup.calendar = Calendar::default();
         let scorer = Scorer::new(
             Nothing,
             Arc::clone(catalogue),
             config.score.clone(),
-            config.incidents.clone(),
+            setup,
             hearing,
             0,
         )?;
@@ -154,7 +160,8 @@ impl Timeline {
 fn collect(scored: &Scored, now_ms: i64, moments: &mut Vec<Moment>) {
     let told = |sensor: SensorId| {
         let news = |notice: &&Notice| {
-            notice.incident.sensor == sensor && notice.kind != NoticeKind::Resolved
+            let concerned = notice.incident.sensors().any(|one| *one == sensor);
+            concerned && notice.kind != NoticeKind::Resolved
         };
         scored
             .changes

@@ -3,12 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use jiff::tz::TimeZone;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
-use vigie_actors::alert::mail::{BadAddress, Letters, smtp};
+use vigie_actors::alert::mail::{self, BadAddress, Letters, smtp};
+use vigie_actors::alert::route::Route;
+use vigie_actors::alert::text::{Language, Voice};
 use vigie_actors::config::{Invalid, in_range};
+use vigie_actors::group::Selection;
 use vigie_actors::ingest::broker::check_host;
 use vigie_actors::quantity::Catalogue;
+use vigie_actors::score::rules::Severity;
 use vigie_actors::secret::redacted;
 
 use super::validate::filled;
@@ -41,8 +46,22 @@ pub(crate) struct Email {
     pub(crate) smtp_password_file: Option<PathBuf>,
     /// The address that mails come from; without it, `smtp_user`.
     pub(crate) email_from: Option<String>,
-    /// The one address that notices go to.
+    /// The address that notices go to; or several, with commas between them.
     pub(crate) email_to: String,
+    /// Language of the mails.
+    pub(crate) language: Language,
+    /// Time zone of the times in mails, as in the IANA database; without it, this machine's.
+    pub(crate) time_zone: Option<String>,
+    /// Recipients within 24 hours, 1 to 100,000.
+    pub(crate) daily_budget: u32,
+    /// The last of them, which only critical incidents get; less than `daily_budget`.
+    pub(crate) critical_reserve: u32,
+    /// Incidents that become so bad at least.
+    pub(crate) severity: Severity,
+    /// Incidents of these sensors, with `*` and `?`; …
+    pub(crate) sensors: Vec<String>,
+    /// … or of these groups. With neither: all.
+    pub(crate) groups: Vec<String>,
 }
 
 impl Default for Email {
@@ -57,6 +76,13 @@ impl Default for Email {
             smtp_password_file: None,
             email_from: None,
             email_to: NOBODY.into(),
+            language: Language::English,
+            time_zone: None,
+            daily_budget: 400,
+            critical_reserve: 50,
+            severity: Severity::Warn,
+            sensors: Vec::new(),
+            groups: Vec::new(),
         }
     }
 }
@@ -93,7 +119,34 @@ impl Email {
             Some(address) => format!("Vigie <{address}>"),
             None => "Vigie <vigie@localhost>".to_owned(),
         };
-        Letters::new(&from, &self.email_to, catalogue)
+        let voice = Voice {
+            language: self.language,
+            zone: self.zone().unwrap_or(TimeZone::UTC),
+            catalogue,
+        };
+        Letters::new(&from, &self.email_to, voice)
+    }
+
+    /// `None`: there is no such zone.
+    fn zone(&self) -> Option<TimeZone> {
+        match &self.time_zone {
+            None => Some(TimeZone::system()),
+            Some(name) => TimeZone::get(name).ok(),
+        }
+    }
+
+    /// Whose incidents are mailed.
+    pub(crate) fn whose(&self) -> Selection {
+        Selection::new(&self.sensors, &self.groups)
+    }
+
+    /// Which notices are mailed.
+    pub(crate) fn route(&self) -> Route {
+        Route {
+            channel: mail::NAME.to_owned(),
+            least: self.severity,
+            whose: self.whose(),
+        }
     }
 
     /// The configured address, or the user name if it is one.
@@ -108,6 +161,19 @@ impl Email {
     /// [`Invalid`] with the fix.
     pub(super) fn validate(&self) -> Result<(), Invalid> {
         in_range("smtp_port", self.smtp_port, 1, u16::MAX)?;
+        in_range("daily_budget", self.daily_budget, 1, 100_000)?;
+        let most = self.daily_budget - 1;
+        in_range("critical_reserve", self.critical_reserve, 0, most)?;
+        if self.zone().is_none() {
+            let name = self.time_zone.as_deref().unwrap_or_default();
+            let fix = "write one of the IANA database, such as \"Europe/Paris\"";
+            return Err(Invalid::new(
+                "time_zone",
+                name,
+                "there is no such time zone",
+                fix,
+            ));
+        }
         filled("smtp_password", self.smtp_password.as_ref())?;
         self.letters(Arc::default()).map_err(|bad| {
             let key = match &bad.address {
@@ -117,7 +183,7 @@ impl Email {
             };
             let fix = "write one, for instance \"you@example.org\"";
             let shown = format_args!("{:?}", bad.address);
-            Invalid::new(key, shown, "not one mail address", fix)
+            Invalid::new(key, shown, "not a mail address", fix)
         })?;
         match self.server() {
             Some(server) => self.validate_server(&server),

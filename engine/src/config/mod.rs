@@ -30,13 +30,17 @@ mod validate;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize, Serializer};
+use vigie_actors::group::Groups;
 use vigie_actors::ingest::{broker, listener, payload};
+use vigie_actors::score::episodes::Setup;
+use vigie_actors::score::maintenance::{self, Calendar};
 use vigie_actors::secret::redacted;
 use vigie_actors::store::mongo;
-use vigie_actors::{quantity, score, stats, store};
+use vigie_actors::{group, quantity, score, stats, store};
 
 pub(crate) use email::Email;
 pub(crate) use layers::process_env;
@@ -63,6 +67,10 @@ pub(crate) struct Config {
     pub(crate) score: score::Config,
     /// When a person hears about it.
     pub(crate) incidents: score::incident::Config,
+    /// Sensors that belong together, by name.
+    pub(crate) groups: BTreeMap<String, group::Config>,
+    /// When nobody wants to hear about it.
+    pub(crate) maintenance: Vec<maintenance::Config>,
     /// The embedded store.
     pub(crate) store: store::Config,
     /// Quantities beside temperature and humidity, by name.
@@ -88,6 +96,8 @@ impl Default for Config {
             stats: stats::Config::default(),
             score: score::Config::default(),
             incidents: score::incident::Config::default(),
+            groups: BTreeMap::new(),
+            maintenance: Vec::new(),
             store: store::Config::default(),
             quantities: BTreeMap::new(),
             http: Http::default(),
@@ -110,6 +120,8 @@ pub(crate) struct Http {
     pub(crate) token: Option<SecretString>,
     /// File that holds the token.
     pub(crate) token_file: Option<PathBuf>,
+    /// Where people find it, for links in mails: scheme and host, perhaps with a port and a path.
+    pub(crate) public_url: Option<String>,
 }
 
 impl Default for Http {
@@ -119,6 +131,7 @@ impl Default for Http {
             addr,
             token: None,
             token_file: None,
+            public_url: None,
         }
     }
 }
@@ -216,6 +229,15 @@ fn assemble(mut settings: Settings, schema: &Schema) -> Result<Loaded, ConfigErr
 }
 
 impl Config {
+    /// What decides about incidents beside the readings.
+    pub(crate) fn setup(&self) -> Setup {
+        Setup {
+            config: self.incidents.clone(),
+            groups: Arc::new(Groups::new(&self.groups)),
+            calendar: Calendar::new(&self.maintenance),
+        }
+    }
+
     /// What is no error, but worth a warning.
     pub(crate) fn remarks(&self) -> Vec<String> {
         self.email.remarks()

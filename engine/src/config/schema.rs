@@ -7,8 +7,11 @@ use std::collections::BTreeMap;
 use secrecy::SecretString;
 use serde::Deserialize;
 use toml::Value;
+use vigie_actors::config::Span;
+use vigie_actors::group;
 use vigie_actors::ingest::{broker, listener, payload};
 use vigie_actors::quantity;
+use vigie_actors::score::maintenance;
 use vigie_actors::store::mongo;
 
 use super::{Config, Email, Http, secrets};
@@ -231,6 +234,16 @@ fn example() -> Config {
         password_hash: String::new(),
         publish: vec!["sensors/%u/#".into()],
     };
+    let any_group = group::Config {
+        sensors: vec!["C*".into()],
+    };
+    let any_window = maintenance::Config {
+        cron: "0 2 * * SUN".into(),
+        lasts: Span::secs(3600),
+        time_zone: text(),
+        sensors: vec!["C*".into()],
+        groups: vec!["hall".into()],
+    };
     Config {
         listener: listener::Config {
             cert_file: file(),
@@ -247,9 +260,12 @@ fn example() -> Config {
             ..payload::Config::default()
         },
         quantities: BTreeMap::from([(ANY.to_owned(), any_quantity)]),
+        groups: BTreeMap::from([(ANY.to_owned(), any_group)]),
+        maintenance: vec![any_window],
         http: Http {
             token: secret(),
             token_file: file(),
+            public_url: text(),
             ..Http::default()
         },
         mongodb: mongo::Config {
@@ -276,6 +292,7 @@ fn example() -> Config {
             smtp_password: secret(),
             smtp_password_file: file(),
             email_from: text(),
+            time_zone: text(),
             ..Email::default()
         },
         ..Config::default()

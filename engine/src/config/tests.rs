@@ -351,9 +351,33 @@ fn bad_values_are_told_with_key_value_and_fix() {
             "2: http.addr = 127.0.0.1:1883: listener.addr is the same; give each a port of its own",
         ),
         (
-            "[email]\nemail_to = \"a@x.org, b@x.org\"",
-            "2: email.email_to = \"a@x.org, b@x.org\": not one mail address; \
+            "[email]\nemail_to = \"a@x.org, b\"",
+            "2: email.email_to = \"a@x.org, b\": not a mail address; \
              write one, for instance \"you@example.org\"",
+        ),
+        (
+            "[email]\ncritical_reserve = 400",
+            "2: email.critical_reserve = 400: out of range; use a value from 0 to 399",
+        ),
+        (
+            "[email]\ngroups = [\"hall\"]",
+            "2: email.groups = \"hall\": there is no such group; \
+             write [groups.hall] with its sensors, or leave it out",
+        ),
+        (
+            "[groups.hall]\nsensors = [\"a b\"]",
+            "2: groups.hall.sensors = \"a b\": no sensor has such an id; \
+             write letters, digits, '_', '-', ':', and '*' or '?' for any",
+        ),
+        (
+            "[[maintenance]]\ncron = \"0 2 * * SUN\"\nfor = \"2h\"\ntime_zone = \"Mars\"",
+            "1: maintenance.0.time_zone = Mars: there is no such time zone; \
+             write one of the IANA database, such as \"Europe/Paris\"",
+        ),
+        (
+            "[http]\npublic_url = \"vigie.example.org\"",
+            "2: http.public_url = \"vigie.example.org\": not an address of a page; \
+             write it as in \"https://vigie.example.org\"",
         ),
         (
             "[mqtt]\nport = 70000",

@@ -30,6 +30,7 @@ impl Config {
             .into_iter()
             .filter_map(|(section, checked)| checked.err().map(|invalid| invalid.within(section)))
             .chain(self.quantities_alone())
+            .chain(self.groups_and_windows())
             .chain(self.across())
             .collect()
     }
@@ -51,6 +52,22 @@ impl Config {
             .into_iter()
             .map(|invalid| invalid.within("quantities"))
             .collect()
+    }
+
+    fn groups_and_windows(&self) -> Vec<Invalid> {
+        let groups = self.groups.iter();
+        let groups = groups.filter_map(|(name, group)| {
+            let invalid = group.validate(name).err()?;
+            Some(invalid.within("groups"))
+        });
+        let windows = (0..).zip(&self.maintenance);
+        let windows = windows.filter_map(|(at, window): (usize, _)| {
+            let invalid = window.validate(&self.groups).err()?;
+            Some(invalid.within(&format!("maintenance.{at}")))
+        });
+        let whose = self.email.whose().validate(&self.groups).err();
+        let whose = whose.map(|invalid| invalid.within("email"));
+        groups.chain(windows).chain(whose).collect()
     }
 
     fn across(&self) -> Vec<Invalid> {
@@ -82,6 +99,22 @@ impl Config {
 
 impl Http {
     fn validate(&self) -> Result<(), Invalid> {
+        if let Some(url) = &self.public_url {
+            let rest = url
+                .strip_prefix("https://")
+                .or_else(|| url.strip_prefix("http://"));
+            let plain = |c: char| c.is_ascii_graphic() && !"\"'<>?#@\\".contains(c);
+            if !rest.is_some_and(|rest| !rest.is_empty() && rest.chars().all(plain)) {
+                let fix = "write it as in \"https://vigie.example.org\"";
+                let shown = format_args!("{url:?}");
+                return Err(Invalid::new(
+                    "public_url",
+                    shown,
+                    "not an address of a page",
+                    fix,
+                ));
+            }
+        }
         match &self.token {
             None if !self.addr.ip().is_loopback() => Err(Invalid::new(
                 "addr",

@@ -6,12 +6,15 @@ use std::fmt::Write as _;
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
-use vigie_actors::alert::text::sentence;
+use vigie_actors::alert::link::Answer;
+use vigie_actors::alert::text::{Voice, sentence};
+use vigie_actors::config::Span;
 use vigie_actors::forward;
 use vigie_actors::quantity::{self, Catalogue};
 use vigie_actors::reading::Identity;
-use vigie_actors::score::incident::Incident;
+use vigie_actors::score::incident::{Deed, Incident, Mark, Order};
 use vigie_actors::score::rules::{Rule, Verdict};
+use vigie_actors::score::scorer::IncidentMemory as _;
 use vigie_actors::stats::state::SensorState;
 use vigie_actors::store;
 use vigie_actors::store::embedded::{Embedded, Page};
@@ -30,13 +33,13 @@ const LARGEST: usize = 4 << 20;
 
 /// Why there is no answer, for the person who asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Failure {
+pub(crate) struct Failure {
     /// HTTP status.
     pub(super) status: u16,
     /// What is wrong.
-    pub(super) what: String,
+    pub(crate) what: String,
     /// What to do about it.
-    pub(super) fix: String,
+    pub(crate) fix: String,
 }
 
 impl Failure {
@@ -73,7 +76,7 @@ impl From<store::Error> for Failure {
 
 /// What a question may hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Query {
+pub(crate) struct Query {
     /// Times from this on, …
     from_ms: i64,
     /// … and before this.
@@ -84,11 +87,16 @@ pub(super) struct Query {
     cursor: Option<Vec<u8>>,
     /// Details, please.
     pub(super) verbose: bool,
+    /// Only what is open.
+    pub(super) open: bool,
+    /// Of a signed link.
+    pub(super) until_ms: i64,
+    pub(super) signature: String,
 }
 
 impl Query {
     /// Reads `pairs`, of which only those in `known` are allowed.
-    pub(super) fn parse(pairs: &[(String, String)], known: &[&str]) -> Result<Self, Failure> {
+    pub(crate) fn parse(pairs: &[(String, String)], known: &[&str]) -> Result<Self, Failure> {
         let strangers: Vec<&str> = pairs
             .iter()
             .map(|(name, _)| name.as_str())
@@ -109,6 +117,9 @@ impl Query {
             limit: LIMIT,
             cursor: None,
             verbose: false,
+            open: false,
+            until_ms: 0,
+            signature: String::new(),
         };
         for (index, (name, value)) in pairs.iter().enumerate() {
             if pairs[..index].iter().any(|(before, _)| before == name) {
@@ -124,6 +135,9 @@ impl Query {
                 "limit" => query.limit = limit(value)?,
                 "cursor" => query.cursor = Some(unhex(value).ok_or_else(bad_cursor)?),
                 "verbose" => query.verbose = true,
+                "open" => query.open = true,
+                "until" => query.until_ms = time(name, value)?,
+                "signature" => query.signature.clone_from(value),
                 _ => {}
             }
         }
@@ -316,6 +330,7 @@ pub(super) fn sensors(
     if !query.cursor.iter().all(is_id) {
         return Err(bad_cursor());
     }
+    let open = store.open_incidents()?;
     list(
         "sensors",
         query,
@@ -323,18 +338,12 @@ pub(super) fn sensors(
         |body, id| {
             let mut state = store.snapshot(&id)?.unwrap_or_default();
             let newest = store.newest(&id)?;
-            let incident = store
-                .current_incident(&id)?
-                .filter(|incident| incident.resolved_ms.is_none());
+            let incident = open
+                .iter()
+                .find(|one| one.sensors().any(|sensor| *sensor == id));
             put(
                 body,
-                &sensor(
-                    &id,
-                    &mut state,
-                    newest.as_ref(),
-                    incident.as_ref(),
-                    catalogue,
-                ),
+                &sensor(&id, &mut state, newest.as_ref(), incident, catalogue),
             )
         },
     )
@@ -612,10 +621,29 @@ fn check_time_cursor(query: &Query) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Who did something to an incident, and when.
+#[derive(Serialize)]
+struct Done<'a> {
+    at: i64,
+    by: &'a str,
+}
+
+fn done(mark: Option<&Mark>) -> Option<Done<'_>> {
+    mark.map(|mark| Done {
+        at: mark.at_ms,
+        by: &mark.by,
+    })
+}
+
 #[derive(Serialize)]
 struct Episode<'a> {
     id: String,
-    sensor: &'a str,
+    kind: &'static str,
+    /// The first one; null of a link.
+    sensor: Option<&'a str>,
+    group: Option<&'a str>,
+    /// Everybody concerned, if that is more than one.
+    sensors: Vec<&'a str>,
     opened: i64,
     resolved: Option<i64>,
     severity: &'static str,
@@ -625,41 +653,194 @@ struct Episode<'a> {
     text: String,
     /// The next two rules that fired with the first.
     also: Vec<String>,
+    relapses: u32,
+    notices: u32,
+    acknowledged: Option<Done<'a>>,
+    false_alarm: Option<Done<'a>>,
+}
+
+fn episode<'a>(incident: &'a Incident, catalogue: &'a Catalogue) -> Episode<'a> {
+    let voice = Voice::english(catalogue);
+    Episode {
+        id: incident.id(),
+        kind: incident.kind.name(),
+        sensor: incident.sensor.as_ref().map(SensorId::as_str),
+        group: incident.group.as_deref(),
+        sensors: incident
+            .members
+            .iter()
+            .map(|member| member.sensor.as_str())
+            .collect(),
+        opened: incident.opened_ms,
+        resolved: incident.resolved_ms,
+        severity: incident.severity.name(),
+        rule: incident.first.rule.name(),
+        quantity: subject(&incident.first, catalogue).0,
+        anomalies: incident.anomalies,
+        text: voice.what(incident, &incident.first),
+        also: incident
+            .also
+            .iter()
+            .map(|verdict| sentence(verdict, catalogue))
+            .collect(),
+        relapses: incident.relapses,
+        notices: incident.notices,
+        acknowledged: done(incident.acknowledged.as_ref()),
+        false_alarm: done(incident.false_alarm.as_ref()),
+    }
 }
 
 /// `GET /api/v1/incidents`: oldest first, by the time of their opening.
-pub(super) fn incidents(
+pub(crate) fn incidents(
     store: &Embedded,
     catalogue: &Catalogue,
     query: &Query,
 ) -> Result<Vec<u8>, Failure> {
-    check_time_cursor(query)?;
+    if query.open {
+        let open = store.open_incidents()?;
+        let open: Vec<_> = open.iter().map(|one| episode(one, catalogue)).collect();
+        let mut body = Vec::new();
+        put(
+            &mut body,
+            &serde_json::json!({ "incidents": open, "next": null }),
+        )?;
+        return Ok(body);
+    }
+    check_incident_cursor(query)?;
     list(
         "incidents",
         query,
         |after, limit| store.incidents(query.span(), after, limit),
-        |body, incident| {
-            put(
-                body,
-                &Episode {
-                    id: incident.id(),
-                    sensor: incident.sensor.as_str(),
-                    opened: incident.opened_ms,
-                    resolved: incident.resolved_ms,
-                    severity: incident.severity.name(),
-                    rule: incident.first.rule.name(),
-                    quantity: subject(&incident.first, catalogue).0,
-                    anomalies: incident.anomalies,
-                    text: sentence(&incident.first, catalogue),
-                    also: incident
-                        .also
-                        .iter()
-                        .map(|verdict| sentence(verdict, catalogue))
-                        .collect(),
-                },
-            )
-        },
+        |body, incident| put(body, &episode(&incident, catalogue)),
     )
+}
+
+fn check_incident_cursor(query: &Query) -> Result<(), Failure> {
+    let is_key = |cursor: &Vec<u8>| {
+        let id = cursor.get(8..).and_then(|id| std::str::from_utf8(id).ok());
+        id.and_then(Incident::opened_in).is_some()
+    };
+    if query.cursor.iter().all(is_key) {
+        Ok(())
+    } else {
+        Err(bad_cursor())
+    }
+}
+
+fn known_incident(store: &Embedded, id: &str) -> Result<Incident, Failure> {
+    store.incident(id)?.ok_or_else(|| {
+        let fix = "/api/v1/incidents?open lists those that are open";
+        Failure::new(404, format!("there is no incident {id:?}"), fix)
+    })
+}
+
+/// `GET /api/v1/incidents/{id}`.
+pub(crate) fn incident(
+    store: &Embedded,
+    catalogue: &Catalogue,
+    id: &str,
+) -> Result<Vec<u8>, Failure> {
+    let mut body = Vec::new();
+    put(&mut body, &episode(&known_incident(store, id)?, catalogue))?;
+    Ok(body)
+}
+
+/// What an incident is about, in a sentence.
+pub(super) fn incident_sentence(
+    store: &Embedded,
+    catalogue: &Catalogue,
+    id: &str,
+) -> Result<String, Failure> {
+    let incident = known_incident(store, id)?;
+    let who = incident.sensor.as_ref().map(|sensor| format!("{sensor}: "));
+    let what = Voice::english(catalogue).what(&incident, &incident.first);
+    Ok(format!("{}{what}", who.unwrap_or_default()))
+}
+
+/// What is to be done about an incident, and by whose wish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wish<'a> {
+    /// What.
+    pub(crate) answer: Answer,
+    /// How long, if it is a silence.
+    pub(crate) lasts: Span,
+    /// Who wants it.
+    pub(crate) by: &'a str,
+}
+
+/// The longest silence that can be asked for.
+const LONGEST_SILENCE: Span = Span::secs(365 * 24 * 3600);
+
+impl<'a> Wish<'a> {
+    /// A silence lasts for a day.
+    pub(crate) fn new(answer: Answer, by: &'a str) -> Self {
+        Self {
+            answer,
+            lasts: Span::secs(24 * 3600),
+            by,
+        }
+    }
+
+    /// Makes it durable; the stream does it within a second. Gives its number.
+    pub(crate) fn order(&self, store: &Embedded, id: &str, now_ms: i64) -> Result<u64, Failure> {
+        known_incident(store, id)?;
+        let deed = match self.answer {
+            Answer::Acknowledge => Deed::Acknowledge,
+            Answer::FalseAlarm => Deed::FalseAlarm,
+            Answer::Silence if self.lasts > LONGEST_SILENCE => {
+                let fix = "a year at most; to be rid of a sensor's alerts, see [incidents]";
+                return Err(Failure::new(400, "that is a long silence", fix));
+            }
+            Answer::Silence => Deed::Silence(now_ms.saturating_add(self.lasts.as_ms())),
+        };
+        // It stands in mails, so it is short and in one line.
+        let by: String = self
+            .by
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(64)
+            .collect();
+        let order = Order {
+            incident: id.to_owned(),
+            deed,
+            by: if by.trim().is_empty() {
+                "somebody".to_owned()
+            } else {
+                by
+            },
+        };
+        Ok(store.put_order(&order)?)
+    }
+}
+
+/// What `POST /api/v1/incidents/{id}/…` may hold.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Body {
+    by: Option<String>,
+    #[serde(rename = "for")]
+    lasts: Option<Span>,
+}
+
+/// `POST /api/v1/incidents/{id}/ack|false-alarm|silence`: the number of the order.
+pub(super) fn answer(
+    store: &Embedded,
+    id: &str,
+    answer: Answer,
+    body: &[u8],
+    now_ms: i64,
+) -> Result<u64, Failure> {
+    let body: Body = if body.is_empty() {
+        Body::default()
+    } else {
+        serde_json::from_slice(body).map_err(|error| {
+            let fix = r#"send {} or {"by": "who", "for": "24h"} ("for": of a silence)"#;
+            Failure::new(400, format!("the body cannot be read: {error}"), fix)
+        })?
+    };
+    let mut wish = Wish::new(answer, body.by.as_deref().unwrap_or("API"));
+    wish.lasts = body.lasts.unwrap_or(wish.lasts);
+    wish.order(store, id, now_ms)
 }
 
 #[derive(Serialize)]
@@ -756,6 +937,9 @@ mod tests {
             limit: 100,
             cursor: None,
             verbose: false,
+            open: false,
+            until_ms: 0,
+            signature: String::new(),
         };
         assert_eq!(parse(&[]), Ok(all.clone()));
         assert_eq!(
@@ -770,7 +954,7 @@ mod tests {
                 to_ms: 7,
                 limit: 10_000,
                 cursor: Some(vec![0, 255]),
-                verbose: false
+                ..all.clone()
             })
         );
         for wrong in [

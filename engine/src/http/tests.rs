@@ -8,8 +8,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use vigie_actors::clock::ManualClock;
 use vigie_actors::metrics::BoardConfig;
 use vigie_actors::reading::{Identity, Reading};
-use vigie_actors::score::incident::Incident;
+use vigie_actors::score::incident::{Incident, Kind};
 use vigie_actors::score::rules::{Rule, Severity, Verdict};
+use vigie_actors::score::scorer::IncidentMemory as _;
 use vigie_actors::stats::state::SensorState;
 use vigie_actors::store::row::{Row, StoredValue};
 use vigie_actors::store::{self, Ledger};
@@ -121,8 +122,11 @@ fn fill(store: &Embedded) {
     for (sensor, opened_ms, resolved_ms) in [("C001", T0 + 1, None), ("C002", T0 + 2, Some(T0 + 9))]
     {
         let incident = Incident {
-            sensor: id(sensor),
+            kind: Kind::Values,
+            sensor: Some(id(sensor)),
+            group: None,
             opened_ms,
+            begun_ms: opened_ms,
             last_ms: opened_ms,
             near_ms: opened_ms,
             resolved_ms,
@@ -131,7 +135,11 @@ fn fill(store: &Embedded) {
             worst: verdict(),
             severity: Severity::Critical,
             anomalies: 2,
-            silent: false,
+            members: Vec::new(),
+            relapses: 0,
+            acknowledged: None,
+            false_alarm: None,
+            told: None,
             notices: 1,
         };
         write.incident(&incident).unwrap();
@@ -152,6 +160,7 @@ struct Fixture {
     clock: ManualClock,
     health: Arc<Health>,
     metrics: Metrics,
+    store: Embedded,
     draining: watch::Sender<bool>,
     stop: watch::Sender<bool>,
     running: tokio::task::JoinHandle<()>,
@@ -180,7 +189,7 @@ async fn serve(token: Option<&str>, limits: Limits) -> Fixture {
     server.limits = limits;
     let addr = server.local_addr();
     let state = State {
-        store,
+        store: store.clone(),
         catalogue,
         registry,
         metrics: metrics.clone(),
@@ -190,6 +199,7 @@ async fn serve(token: Option<&str>, limits: Limits) -> Fixture {
         mqtt_addr: Some("127.0.0.1:1883".parse().unwrap()),
         link: None,
         copy: None,
+        signer: Signer::new([1; 32]),
         draining: is_draining,
     };
     let running = tokio::spawn(server.run(state, stopped));
@@ -198,12 +208,16 @@ async fn serve(token: Option<&str>, limits: Limits) -> Fixture {
         clock,
         health,
         metrics,
+        store,
         draining,
         stop,
         running,
         _dir: dir,
     }
 }
+
+/// What a person answered to an incident; elsewhere this name is that of a server's answer.
+use vigie_actors::alert::link::Answer as Deed;
 
 #[derive(Debug)]
 struct Answer {
@@ -407,10 +421,12 @@ async fn shapes_are_exact() {
     );
     let incident = |sensor: &str, opened: i64, resolved: Value| {
         json!({
-            "id": format!("{sensor}-{opened}"), "sensor": sensor, "opened": opened,
+            "id": format!("{sensor}-{opened}"), "kind": "values", "sensor": sensor,
+            "group": null, "sensors": [], "opened": opened,
             "resolved": resolved, "severity": "critical", "rule": "rate",
             "quantity": "temperature", "anomalies": 2,
-            "text": STEP, "also": [STEP],
+            "text": STEP, "also": [STEP], "relapses": 0, "notices": 1,
+            "acknowledged": null, "false_alarm": null,
         })
     };
     assert_eq!(
@@ -419,6 +435,17 @@ async fn shapes_are_exact() {
             incident("C001", T0 + 1, json!(null)),
             incident("C002", T0 + 2, json!(T0 + 9)),
         ], "next": null })
+    );
+    assert_eq!(
+        server.get("/api/v1/incidents?open").await.json(),
+        json!({ "incidents": [incident("C001", T0 + 1, json!(null))], "next": null })
+    );
+    assert_eq!(
+        server
+            .get(&format!("/api/v1/incidents/C002-{}", T0 + 2))
+            .await
+            .json(),
+        incident("C002", T0 + 2, json!(T0 + 9))
     );
     assert_eq!(
         server.get("/api/v1/ledger").await.body,
@@ -443,6 +470,15 @@ async fn errors_say_what_to_do() {
         ("GET", "//", 404, "/ shows"),
         ("POST", "/nowhere", 404, "/ shows"),
         ("POST", "/api/v1/sensors", 405, "GET or HEAD"),
+        ("GET", "/api/v1/incidents/C001-1/ack", 405, "use POST"),
+        ("GET", "/api/v1/incidents/C001-1/close", 404, "/ shows"),
+        ("GET", "/api/v1/incidents/C001-1", 404, "?open lists"),
+        (
+            "POST",
+            "/api/v1/incidents/C001-1/ack",
+            415,
+            "application/json",
+        ),
         ("DELETE", "/", 405, "GET or HEAD"),
         (
             "GET",
@@ -751,4 +787,86 @@ async fn a_taken_address_is_explained() {
     ] {
         assert!(error.contains(part), "{error}");
     }
+}
+
+/// The orders that wait in the store.
+fn orders(server: &Fixture) -> Vec<(String, vigie_actors::score::incident::Deed, String)> {
+    let orders = server.store.orders(0).unwrap().into_iter();
+    orders
+        .map(|(_, order)| (order.incident, order.deed, order.by))
+        .collect()
+}
+
+#[tokio::test]
+async fn programs_answer_by_the_api() {
+    use vigie_actors::score::incident::Deed::{Acknowledge, Silence};
+    let server = serve(None, Limits::default()).await;
+    let id = format!("C001-{}", T0 + 1);
+    let post = async |path: &str, body: &str| {
+        let length = body.len();
+        let headers =
+            format!("content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}");
+        // The blank line behind the body is not part of it.
+        server.ask("POST", path, &headers).await
+    };
+    let path = |answer: &str| format!("/api/v1/incidents/{id}/{answer}");
+    for (answer, body, status, part) in [
+        ("ack", r#"{"by":"Ada\n"}"#, 200, "\"acknowledged\""),
+        ("silence", r#"{"for":"2h"}"#, 200, "\"id\""),
+        ("silence", r#"{"for":"9000d"}"#, 400, "a year at most"),
+        ("ack", r#"{"until":5}"#, 400, "unknown field"),
+        ("ack", "{", 400, "cannot be read"),
+        ("ack", &" ".repeat(5000), 413, "too large"),
+    ] {
+        let answered = post(&path(answer), body).await;
+        assert_eq!(answered.status, status, "{body}: {}", answered.body);
+        assert!(answered.body.contains(part), "{}", answered.body);
+    }
+    let unknown = post("/api/v1/incidents/C009-5/ack", "{}").await;
+    assert_eq!(unknown.status, 404, "{}", unknown.body);
+    assert_eq!(
+        orders(&server),
+        [
+            (id.clone(), Acknowledge, "Ada".to_owned()),
+            (id, Silence(T0 + 7_200_000), "API".to_owned()),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn people_answer_by_a_link_that_does_nothing_until_a_button_is_pressed() {
+    let server = serve(Some("a token that is long"), Limits::default()).await;
+    let id = format!("C001-{}", T0 + 1);
+    let signer = Signer::new([1; 32]);
+    let path = signer.path(&id, Deed::FalseAlarm, T0 + 1000);
+    let page = server.get(&path).await;
+    assert_eq!(page.status, 200, "{}", page.body);
+    assert!(
+        page.body.contains("<form method=\"post\">"),
+        "{}",
+        page.body
+    );
+    assert!(page.headers["content-security-policy"].contains("form-action 'self'"));
+    assert_eq!(orders(&server), []);
+    let pressed = server.ask("POST", &path, "").await;
+    assert!(
+        pressed.status == 200 && pressed.body.contains("Noted"),
+        "{}",
+        pressed.body
+    );
+    assert_eq!(orders(&server).len(), 1);
+
+    let forged = Signer::new([2; 32]).path(&id, Deed::FalseAlarm, T0 + 1000);
+    let longer = path.replace(
+        &format!("until={}", T0 + 1000),
+        &format!("until={}", T0 + 9000),
+    );
+    for path in [&forged, &longer, &path.replace("false-alarm", "silence")] {
+        let refused = server.ask("POST", path, "").await;
+        assert_eq!(refused.status, 403, "{path}");
+        assert!(refused.body.contains("does not work"), "{}", refused.body);
+    }
+    server.clock.advance_to(T0 + 1000);
+    assert_eq!(server.get(&path).await.status, 403, "too old");
+    assert_eq!(orders(&server).len(), 1);
 }

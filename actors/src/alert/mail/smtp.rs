@@ -20,7 +20,8 @@ use lettre::transport::smtp::commands::{Data, Mail, Rcpt};
 use lettre::transport::smtp::extension::ClientId;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Letters, NAME, put_down};
+use super::{Letters, NAME, Unbuildable, put_down};
+use crate::alert::budget::Budget;
 use crate::alert::{Channel, Undelivered, Why};
 use crate::score::incident::Notice;
 use crate::tls;
@@ -57,6 +58,7 @@ pub struct Server {
 pub struct Smtp {
     server: Server,
     letters: Letters,
+    budget: Budget,
     /// Where mails go that the server refuses for good.
     undeliverable: PathBuf,
     /// Shared with the threads of mails that were given up and may still hang.
@@ -67,11 +69,24 @@ pub struct Smtp {
 const HANGING: usize = 3;
 
 impl Smtp {
-    /// Mails that the server refuses for good are written into the directory `undeliverable`.
-    pub fn new(server: Server, letters: Letters, undeliverable: PathBuf) -> Self {
+    /// Mails that the server refuses for good are written into the directory `undeliverable`. So
+    /// many recipients may get one in 24 hours, the last `reserve` of them of what is critical only.
+    pub fn new(
+        server: Server,
+        mut letters: Letters,
+        undeliverable: PathBuf,
+        (daily, reserve): (u32, u32),
+    ) -> Self {
+        letters.daily = Some(daily);
+        let budget = Budget {
+            daily,
+            reserve,
+            recipients: letters.recipients(),
+        };
         Self {
             server,
             letters,
+            budget,
             undeliverable,
             hanging: Arc::default(),
         }
@@ -82,14 +97,13 @@ impl Smtp {
     /// # Errors
     /// Why it did not.
     pub fn test(&self) -> Result<(), Undelivered> {
-        let message = Message::builder()
-            .from(self.letters.from.clone())
-            .to(self.letters.to.clone())
+        let message = self
+            .letters
+            .builder()
             .subject("[Vigie] test")
-            .header(super::AutoSubmitted)
-            .header(super::header::ContentType::TEXT_PLAIN)
+            .header(super::ContentType::TEXT_PLAIN)
             .body("Mails from Vigie arrive here.\n".to_owned())
-            .map_err(unbuildable)?;
+            .map_err(|error| unbuildable(error.into()))?;
         self.send(&message)
     }
 
@@ -133,7 +147,7 @@ impl Smtp {
     }
 }
 
-fn unbuildable(error: lettre::error::Error) -> Undelivered {
+fn unbuildable(error: Unbuildable) -> Undelivered {
     Undelivered {
         why: Why::Undeliverable,
         what: "cannot build a mail".to_owned(),
@@ -142,18 +156,22 @@ fn unbuildable(error: lettre::error::Error) -> Undelivered {
 }
 
 impl Channel for Smtp {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         NAME
     }
 
-    fn deliver(&mut self, notice: &Notice) -> Result<(), Undelivered> {
-        let message = self.letters.about(notice).map_err(unbuildable)?;
+    fn budget(&self) -> Option<Budget> {
+        Some(self.budget)
+    }
+
+    fn deliver(&mut self, notices: &[Notice], used: u32) -> Result<(), Undelivered> {
+        let message = self.letters.about(notices, used).map_err(unbuildable)?;
         let Err(mut undelivered) = self.send(&message) else {
             return Ok(());
         };
         if undelivered.why == Why::Undeliverable {
             let dir = self.undeliverable.display();
-            match put_down(&self.undeliverable, notice, &message) {
+            match put_down(&self.undeliverable, notices, &message) {
                 Ok(()) => undelivered.what += &format!("; it was written into {dir}"),
                 // Then it has to stay where it is.
                 Err(error) => {

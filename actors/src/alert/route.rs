@@ -1,0 +1,74 @@
+//! Which notices go by which channel. Pure.
+
+use crate::group::Selection;
+use crate::score::incident::Notice;
+use crate::score::rules::Severity;
+
+/// What one channel gets.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Route {
+    /// Its name, which its rows in the outbox carry.
+    pub channel: String,
+    /// Incidents that have become so bad at least.
+    pub least: Severity,
+    /// Incidents of these sensors; those of the link to the broker concern everybody.
+    pub whose: Selection,
+}
+
+impl Route {
+    /// Everything.
+    pub fn all(channel: &str) -> Self {
+        Self {
+            channel: channel.to_owned(),
+            least: Severity::Warn,
+            whose: Selection::default(),
+        }
+    }
+
+    /// Whether the channel gets this notice.
+    pub fn takes(&self, notice: &Notice) -> bool {
+        let incident = &notice.incident;
+        let group = incident.group.as_deref();
+        let mut sensors = incident.sensors().peekable();
+        incident.severity >= self.least
+            && (sensors.peek().is_none() || sensors.any(|sensor| self.whose.has(sensor, group)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::alert::text::tests::notice;
+    use crate::score::incident::{Kind, NoticeKind};
+
+    #[test]
+    fn by_severity_sensor_and_group() {
+        let mut critical = notice(NoticeKind::Opened);
+        critical.incident.group = Some("hall".to_owned());
+        let mut warning = critical.clone();
+        warning.incident.severity = Severity::Warn;
+        let mut link = critical.clone();
+        (link.incident.kind, link.incident.sensor) = (Kind::Link, None);
+        let route = |least, sensors: &[&str], groups: &[&str]| {
+            let text = |items: &[&str]| items.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+            Route {
+                channel: "x".to_owned(),
+                least,
+                whose: Selection::new(&text(sensors), &text(groups)),
+            }
+        };
+        for (route, takes) in [
+            (Route::all("x"), [true, true, true]),
+            (route(Severity::Critical, &[], &[]), [true, false, true]),
+            (route(Severity::Warn, &["C*"], &[]), [true, true, true]),
+            (route(Severity::Warn, &["D*"], &[]), [false, false, true]),
+            (
+                route(Severity::Warn, &["D*"], &["hall"]),
+                [true, true, true],
+            ),
+        ] {
+            let got = [&critical, &warning, &link].map(|notice| route.takes(notice));
+            assert_eq!(got, takes, "{route:?}");
+        }
+    }
+}
