@@ -22,12 +22,14 @@ PROGRAMS=(
     mosquitto:mosquitto
     mosquitto_pub:mosquitto-clients
     promtool:prometheus
+    prometheus-alertmanager:prometheus-alertmanager
+    chromium:chromium
     python3:python3-venv
     javac:default-jdk-headless
     mvn:maven
 )
 # Debian starts these on installation; the tests start their own.
-SERVICES=(mosquitto prometheus)
+SERVICES=(mosquitto prometheus prometheus-alertmanager)
 
 usage() {
     sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"

@@ -76,6 +76,17 @@ pub fn client_config(
     Ok(Arc::new(config))
 }
 
+/// The certificates of the CA in `ca_file` (PEM), or those of all that this system trusts.
+///
+/// # Errors
+/// [`Unusable`] names the file.
+pub fn root_certificates(ca_file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, Unusable> {
+    match ca_file {
+        Some(path) => certificates_of(path),
+        None => Ok(rustls_native_certs::load_native_certs().certs),
+    }
+}
+
 fn roots_of(path: &Path) -> Result<RootCertStore, Unusable> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates_of(path)? {

@@ -3,11 +3,9 @@
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use vigie_actors::alert::mail::smtp::Smtp;
 use vigie_actors::config::Span;
 use vigie_wire::SensorId;
 
@@ -19,12 +17,14 @@ use crate::import::Import;
 use crate::incidents::Action;
 use crate::replay::Replay;
 use crate::simulate::command::Simulate;
-use crate::{backtest, demo, doctor, export, import, incidents, ledger, replay, service};
+use crate::{
+    backtest, demo, doctor, export, import, incidents, ledger, replay, service, test_alert,
+};
 
 /// What was asked for cannot be, as it is written: exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Misuse(String);
+pub(crate) struct Misuse(pub(crate) String);
 
 /// Vigie watches over sensors: it takes readings in over MQTT, scores each as it arrives, stores
 /// it, and tells a person when something is wrong and why.
@@ -97,8 +97,14 @@ enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
-    /// Send one mail by the configured mail server, and say what came of it
-    MailTest(Place),
+    /// Send a sample incident to people and programs, and say step by step what came of it
+    TestAlert {
+        /// Only this way: mail, webhook-NAME or alertmanager-NAME
+        #[arg(long, value_name = "NAME")]
+        channel: Option<String>,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Write stored readings as a table or as JSON lines (no engine may have the store open)
     Export {
         #[command(flatten)]
@@ -272,7 +278,9 @@ impl Cli {
                 say(place.load(None, None)?.render().trim_end());
                 Ok(())
             }
-            Command::MailTest(place) => mail_test(&place.load(None, None)?.config),
+            Command::TestAlert { channel, place } => {
+                test_alert::run(&place.load(None, None)?.config, channel.as_deref())
+            }
             Command::Export { export, place } => {
                 export::run(&place.load(None, None)?.config, export)
             }
@@ -319,26 +327,6 @@ impl Place {
         }
         Ok(loaded)
     }
-}
-
-/// Sends one mail, and says what came of it.
-fn mail_test(config: &config::Config) -> anyhow::Result<()> {
-    let email = &config.email;
-    let Some(server) = email.server() else {
-        let fix =
-            "[email] smtp_host is not set, so mails are written as files; set it to send them";
-        return Err(Misuse(fix.to_owned()).into());
-    };
-    let letters = email.letters(Arc::default()).context("[email]")?;
-    let undeliverable = config.data_dir.join("mail").join("undeliverable");
-    let name = format!("{}:{}", server.host, server.port);
-    let budget = (email.daily_budget, email.critical_reserve);
-    Smtp::new(server, letters, undeliverable, budget).test()?;
-    say(&format!(
-        "{name} took the mail; look into the mailbox of {}, spam too",
-        email.email_to
-    ));
-    Ok(())
 }
 
 fn hash_password() -> anyhow::Result<()> {

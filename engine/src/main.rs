@@ -2,6 +2,7 @@
 //! turns its error into an exit code.
 
 mod backtest;
+mod channels;
 mod cli;
 mod config;
 mod console;
@@ -18,6 +19,7 @@ mod service;
 mod simulate;
 mod source;
 mod stored;
+mod test_alert;
 
 use std::process::ExitCode;
 

@@ -11,12 +11,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use vigie_actors::alert::Channel;
-use vigie_actors::alert::letter::Links;
 use vigie_actors::alert::link::Signer;
-use vigie_actors::alert::mail::EmlFiles;
-use vigie_actors::alert::mail::smtp::Smtp;
-use vigie_actors::alert::route::Route;
 use vigie_actors::clock::{Clock, SystemClock};
 use vigie_actors::forward;
 use vigie_actors::ingest::broker::{Broker, Link, Subscriptions, Surroundings};
@@ -30,8 +25,9 @@ use vigie_actors::quantity::Catalogue;
 use vigie_actors::store::embedded::Embedded;
 use vigie_actors::store::mongo::Target;
 
+use crate::channels;
 use crate::config::Config;
-use crate::console::{Console, say};
+use crate::console::say;
 use crate::http;
 use crate::incidents::Address;
 
@@ -174,7 +170,7 @@ impl Service {
             store.clone(),
             &catalogue,
             Arc::clone(&clock),
-            channels(config, mode, &store, &catalogue, &signer)?,
+            channels::all(config, mode, &store, &catalogue, &signer, &clock)?,
             &metrics,
         )
         .map_err(|why| anyhow!(why))?;
@@ -352,46 +348,6 @@ fn mails(config: &Config) -> String {
         Some(host) => format!("{} by {host}:{}", email.email_to, email.smtp_port),
         None => format!("files in {}", config.data_dir.join("mail").display()),
     }
-}
-
-/// The ways to people, and what goes by each.
-fn channels(
-    config: &Config,
-    mode: Mode,
-    store: &Embedded,
-    catalogue: &Arc<Catalogue>,
-    signer: &Signer,
-) -> anyhow::Result<Vec<(Box<dyn Channel>, Route)>> {
-    let mut channels: Vec<(Box<dyn Channel>, Route)> = Vec::new();
-    if mode.mails {
-        let dir = config.data_dir.join("mail");
-        let links = config.http.public_url.as_ref().map(|url| Links {
-            base: url.trim_end_matches('/').to_owned(),
-            signer: signer.clone(),
-        });
-        let letters = config
-            .email
-            .letters(Arc::clone(catalogue))
-            .context("[email]")?
-            .with(Box::new(store.clone()), links);
-        let email = &config.email;
-        let mails: Box<dyn Channel> = match email.server() {
-            Some(server) => {
-                let budget = (email.daily_budget, email.critical_reserve);
-                Box::new(Smtp::new(
-                    server,
-                    letters,
-                    dir.join("undeliverable"),
-                    budget,
-                ))
-            }
-            None => Box::new(EmlFiles::new(dir, letters)),
-        };
-        channels.push((mails, email.route()));
-    }
-    let console = Box::new(Console::new(catalogue));
-    channels.push((console, Route::all(Console::NAME)));
-    Ok(channels)
 }
 
 /// The source at an external broker, if the config names one.

@@ -57,6 +57,10 @@ const HOMES: &[(&str, &[&str])] = &[
         &["actors/src/alert/mail.rs", "actors/src/alert/mail/"],
     ),
     (
+        "ureq",
+        &["actors/src/alert/endpoint.rs", "engine/src/incidents.rs"],
+    ),
+    (
         "prometheus",
         &[
             "actors/src/metrics.rs",
@@ -118,6 +122,7 @@ const LAYERS: &[Layer] = &[
             "actors/src/alert/text.rs",
             "actors/src/alert/letter.rs",
             "actors/src/alert/link.rs",
+            "actors/src/alert/report.rs",
             "actors/src/alert/route.rs",
             "actors/src/alert/budget.rs",
             "actors/src/alert/chart.rs",

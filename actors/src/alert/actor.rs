@@ -117,6 +117,12 @@ impl Delivery {
                 "cannot work off the outbox"
             );
         }
+        if self.later.is_none()
+            && let Err(error) = self.channel.keep_up()
+        {
+            let error = chain(&error);
+            tracing::warn!(channel = self.channel.name(), error, "not told again");
+        }
         self.count_waiting();
     }
 

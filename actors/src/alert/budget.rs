@@ -82,7 +82,7 @@ impl Budget {
             Severity::Critical => 4,
         };
         let pace_ms = DAY_MS * i64::from(self.recipients) / i64::from(left) / faster;
-        let pace_ms = pace_ms.clamp(60_000, 3_600_000);
+        let pace_ms = pace_ms.clamp(1_000, 3_600_000);
         let next_ms = log.last().map_or(i64::MIN, |sent| sent.at_ms + pace_ms);
         if next_ms > now_ms {
             return Plan::Later(millis(next_ms - now_ms));

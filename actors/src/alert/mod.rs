@@ -2,13 +2,17 @@
 //! ([`crate::score::episodes`]); here are the words, the channels and the actor.
 
 pub mod actor;
+pub mod alertmanager;
 pub mod budget;
 pub mod chart;
+pub mod endpoint;
 pub mod letter;
 pub mod link;
 pub mod mail;
+pub mod report;
 pub mod route;
 pub mod text;
+pub mod webhook;
 
 use std::time::Duration;
 
@@ -36,6 +40,14 @@ pub trait Channel: Send {
     /// # Errors
     /// Why not, and with it what becomes of the notices.
     fn deliver(&mut self, notices: &[Notice], used: u32) -> Result<(), Undelivered>;
+
+    /// Called about once a second, for other sides that forget what they are not told again.
+    ///
+    /// # Errors
+    /// Why that did not work this time.
+    fn keep_up(&mut self) -> Result<(), Undelivered> {
+        Ok(())
+    }
 }
 
 /// What a mail shows of the past.

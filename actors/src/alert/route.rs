@@ -1,7 +1,7 @@
 //! Which notices go by which channel. Pure.
 
 use crate::group::Selection;
-use crate::score::incident::Notice;
+use crate::score::incident::Incident;
 use crate::score::rules::Severity;
 
 /// What one channel gets.
@@ -25,9 +25,8 @@ impl Route {
         }
     }
 
-    /// Whether the channel gets this notice.
-    pub fn takes(&self, notice: &Notice) -> bool {
-        let incident = &notice.incident;
+    /// Whether the channel is told of this incident, as bad as it is.
+    pub fn takes(&self, incident: &Incident) -> bool {
         let group = incident.group.as_deref();
         let mut sensors = incident.sensors().peekable();
         incident.severity >= self.least
@@ -67,7 +66,7 @@ mod tests {
                 [true, true, true],
             ),
         ] {
-            let got = [&critical, &warning, &link].map(|notice| route.takes(notice));
+            let got = [&critical, &warning, &link].map(|notice| route.takes(&notice.incident));
             assert_eq!(got, takes, "{route:?}");
         }
     }

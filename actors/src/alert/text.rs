@@ -321,7 +321,7 @@ impl<C: Deref<Target = Catalogue>> Voice<C> {
     }
 
     /// Who an incident is about: a sensor, several of them, the broker.
-    fn about(&self, incident: &Incident) -> String {
+    pub fn about(&self, incident: &Incident) -> String {
         let tongue = self.tongue();
         match (&incident.sensor, incident.size()) {
             (None, _) => tongue.broker().to_owned(),

@@ -155,7 +155,10 @@ impl Committer {
             write.silences(silences)?;
         }
         for notice in &scored.changes.notices {
-            let takers = self.routes.iter().filter(|route| route.takes(notice));
+            let takers = self
+                .routes
+                .iter()
+                .filter(|route| route.takes(&notice.incident));
             write.notice(notice, takers.map(|route| route.channel.as_str()))?;
         }
         for model in &scored.models {

@@ -14,6 +14,7 @@
 //! makes a [`Config`] of the rest and lets the sections check themselves. All problems are told at
 //! once. No value of a secret gets into an error, a `Debug` or [`Loaded::render`].
 
+mod channels;
 mod check;
 mod dotenv;
 mod email;
@@ -42,6 +43,7 @@ use vigie_actors::secret::redacted;
 use vigie_actors::store::mongo;
 use vigie_actors::{group, quantity, score, stats, store};
 
+pub(crate) use channels::{Alertmanager, Webhook};
 pub(crate) use email::Email;
 pub(crate) use layers::process_env;
 pub(crate) use problem::ConfigError;
@@ -85,6 +87,10 @@ pub(crate) struct Config {
     pub(crate) mqtt: broker::Config,
     /// Who is told, and how.
     pub(crate) email: Email,
+    /// Programs that are told, by name.
+    pub(crate) webhook: BTreeMap<String, Webhook>,
+    /// Alertmanagers that are told, by name.
+    pub(crate) alertmanager: BTreeMap<String, Alertmanager>,
 }
 
 impl Default for Config {
@@ -105,6 +111,8 @@ impl Default for Config {
             mongodb: mongo::Config::default(),
             mqtt: broker::Config::default(),
             email: Email::default(),
+            webhook: BTreeMap::new(),
+            alertmanager: BTreeMap::new(),
         }
     }
 }

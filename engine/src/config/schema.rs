@@ -12,9 +12,10 @@ use vigie_actors::group;
 use vigie_actors::ingest::{broker, listener, payload};
 use vigie_actors::quantity;
 use vigie_actors::score::maintenance;
+use vigie_actors::score::rules::Severity;
 use vigie_actors::store::mongo;
 
-use super::{Config, Email, Http, secrets};
+use super::{Alertmanager, Config, Email, Http, Webhook, secrets};
 
 /// Stands for a name that people choose.
 pub(super) const ANY: &str = "*";
@@ -234,6 +235,24 @@ fn example() -> Config {
         password_hash: String::new(),
         publish: vec!["sensors/%u/#".into()],
     };
+    let any_webhook = Webhook {
+        url: SecretString::from("https://example.org/hook"),
+        secret: secret(),
+        secret_file: file(),
+        ca_file: file(),
+        severity: Severity::Warn,
+        sensors: vec!["C*".into()],
+        groups: vec!["hall".into()],
+    };
+    let any_manager = Alertmanager {
+        url: "https://example.org".into(),
+        token: secret(),
+        token_file: file(),
+        ca_file: file(),
+        severity: Severity::Warn,
+        sensors: vec!["C*".into()],
+        groups: vec!["hall".into()],
+    };
     let any_group = group::Config {
         sensors: vec!["C*".into()],
     };
@@ -295,6 +314,8 @@ fn example() -> Config {
             time_zone: text(),
             ..Email::default()
         },
+        webhook: BTreeMap::from([(ANY.to_owned(), any_webhook)]),
+        alertmanager: BTreeMap::from([(ANY.to_owned(), any_manager)]),
         ..Config::default()
     }
 }

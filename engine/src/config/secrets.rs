@@ -9,7 +9,7 @@ use vigie_actors::secret::{REDACTED, read_private};
 
 use super::check::Report;
 use super::problem::Problem;
-use super::schema::{Path, Schema, dotted};
+use super::schema::{ANY, Path, Schema, dotted};
 use super::settings::{Origin, Setting, Settings};
 
 /// Whether a serialised value hides what it is; the listener's users have their own word.
@@ -20,7 +20,25 @@ pub(super) fn is_redacted(text: &str) -> bool {
 /// Puts what the `*_file` keys name in the place of the secrets. Between a secret and its file the
 /// stronger layer wins; both in one layer are a problem.
 pub(super) fn resolve(settings: &mut Settings, schema: &Schema, report: &mut Report) {
-    for (secret, file) in schema.twins() {
+    let twins = schema.twins().into_iter();
+    let twins: Vec<(Path, Path)> = twins
+        .flat_map(|(secret, file)| {
+            let found = settings.matching(&file);
+            let secret_of = move |file: Path| {
+                // Where people chose names, they are the same.
+                let names = secret
+                    .iter()
+                    .enumerate()
+                    .map(|(at, name)| match file.get(at) {
+                        Some(chosen) if name == ANY => chosen.clone(),
+                        _ => name.clone(),
+                    });
+                (names.collect(), file)
+            };
+            found.into_iter().map(secret_of).collect::<Vec<_>>()
+        })
+        .collect();
+    for (secret, file) in twins {
         let Some(named) = settings.get(&file).cloned() else {
             continue;
         };

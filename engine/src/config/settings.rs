@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use toml::{Table, Value};
 
 use super::layers::PREFIX;
-use super::schema::{Path, dotted};
+use super::schema::{ANY, Path, dotted};
 
 /// Who set a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,6 +120,16 @@ impl Settings {
     /// The setting at exactly this path.
     pub(super) fn get(&self, path: &Path) -> Option<&Setting> {
         self.0.get(path)
+    }
+
+    /// The paths of settings that fit one in which [`ANY`] stands for names.
+    pub(super) fn matching(&self, pattern: &Path) -> Vec<Path> {
+        let fits = |path: &&Path| {
+            let pairs = path.iter().zip(pattern);
+            let mut pairs = pairs.map(|(name, wanted)| wanted == ANY || name == wanted);
+            path.len() == pattern.len() && pairs.all(|fits| fits)
+        };
+        self.0.keys().filter(fits).cloned().collect()
     }
 
     /// Removes the setting at exactly this path.

@@ -4,7 +4,7 @@ use secrecy::{ExposeSecret, SecretString};
 use vigie_actors::config::{Invalid, in_range};
 use vigie_actors::quantity::Catalogue;
 
-use super::{Config, Http, Metrics};
+use super::{Config, Http, Metrics, channels};
 use vigie_actors::secret::REDACTED;
 
 /// Shorter tokens can be guessed.
@@ -67,7 +67,8 @@ impl Config {
         });
         let whose = self.email.whose().validate(&self.groups).err();
         let whose = whose.map(|invalid| invalid.within("email"));
-        groups.chain(windows).chain(whose).collect()
+        let others = channels::validate(&self.webhook, &self.alertmanager, &self.groups);
+        groups.chain(windows).chain(whose).chain(others).collect()
     }
 
     fn across(&self) -> Vec<Invalid> {

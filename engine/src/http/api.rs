@@ -7,12 +7,13 @@ use std::fmt::Write as _;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use vigie_actors::alert::link::Answer;
+use vigie_actors::alert::report::Report;
 use vigie_actors::alert::text::{Voice, sentence};
 use vigie_actors::config::Span;
 use vigie_actors::forward;
 use vigie_actors::quantity::{self, Catalogue};
 use vigie_actors::reading::Identity;
-use vigie_actors::score::incident::{Deed, Incident, Mark, Order};
+use vigie_actors::score::incident::{Deed, Incident, Order};
 use vigie_actors::score::rules::{Rule, Verdict};
 use vigie_actors::score::scorer::IncidentMemory as _;
 use vigie_actors::stats::state::SensorState;
@@ -621,75 +622,6 @@ fn check_time_cursor(query: &Query) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Who did something to an incident, and when.
-#[derive(Serialize)]
-struct Done<'a> {
-    at: i64,
-    by: &'a str,
-}
-
-fn done(mark: Option<&Mark>) -> Option<Done<'_>> {
-    mark.map(|mark| Done {
-        at: mark.at_ms,
-        by: &mark.by,
-    })
-}
-
-#[derive(Serialize)]
-struct Episode<'a> {
-    id: String,
-    kind: &'static str,
-    /// The first one; null of a link.
-    sensor: Option<&'a str>,
-    group: Option<&'a str>,
-    /// Everybody concerned, if that is more than one.
-    sensors: Vec<&'a str>,
-    opened: i64,
-    resolved: Option<i64>,
-    severity: &'static str,
-    rule: &'static str,
-    quantity: Option<&'a str>,
-    anomalies: u32,
-    text: String,
-    /// The next two rules that fired with the first.
-    also: Vec<String>,
-    relapses: u32,
-    notices: u32,
-    acknowledged: Option<Done<'a>>,
-    false_alarm: Option<Done<'a>>,
-}
-
-fn episode<'a>(incident: &'a Incident, catalogue: &'a Catalogue) -> Episode<'a> {
-    let voice = Voice::english(catalogue);
-    Episode {
-        id: incident.id(),
-        kind: incident.kind.name(),
-        sensor: incident.sensor.as_ref().map(SensorId::as_str),
-        group: incident.group.as_deref(),
-        sensors: incident
-            .members
-            .iter()
-            .map(|member| member.sensor.as_str())
-            .collect(),
-        opened: incident.opened_ms,
-        resolved: incident.resolved_ms,
-        severity: incident.severity.name(),
-        rule: incident.first.rule.name(),
-        quantity: subject(&incident.first, catalogue).0,
-        anomalies: incident.anomalies,
-        text: voice.what(incident, &incident.first),
-        also: incident
-            .also
-            .iter()
-            .map(|verdict| sentence(verdict, catalogue))
-            .collect(),
-        relapses: incident.relapses,
-        notices: incident.notices,
-        acknowledged: done(incident.acknowledged.as_ref()),
-        false_alarm: done(incident.false_alarm.as_ref()),
-    }
-}
-
 /// `GET /api/v1/incidents`: oldest first, by the time of their opening.
 pub(crate) fn incidents(
     store: &Embedded,
@@ -698,7 +630,8 @@ pub(crate) fn incidents(
 ) -> Result<Vec<u8>, Failure> {
     if query.open {
         let open = store.open_incidents()?;
-        let open: Vec<_> = open.iter().map(|one| episode(one, catalogue)).collect();
+        let voice = Voice::english(catalogue);
+        let open: Vec<_> = open.iter().map(|one| Report::of(one, &voice)).collect();
         let mut body = Vec::new();
         put(
             &mut body,
@@ -707,11 +640,12 @@ pub(crate) fn incidents(
         return Ok(body);
     }
     check_incident_cursor(query)?;
+    let voice = Voice::english(catalogue);
     list(
         "incidents",
         query,
         |after, limit| store.incidents(query.span(), after, limit),
-        |body, incident| put(body, &episode(&incident, catalogue)),
+        |body, incident| put(body, &Report::of(&incident, &voice)),
     )
 }
 
@@ -741,7 +675,8 @@ pub(crate) fn incident(
     id: &str,
 ) -> Result<Vec<u8>, Failure> {
     let mut body = Vec::new();
-    put(&mut body, &episode(&known_incident(store, id)?, catalogue))?;
+    let (incident, voice) = (known_incident(store, id)?, Voice::english(catalogue));
+    put(&mut body, &Report::of(&incident, &voice))?;
     Ok(body)
 }
 

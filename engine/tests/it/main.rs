@@ -19,6 +19,7 @@
     reason = "a failed test shows what the engine said"
 )]
 
+mod alerts;
 mod backtest;
 mod certificates;
 mod cli;
@@ -31,6 +32,7 @@ mod foreign;
 mod harness;
 mod keep;
 mod kill;
+mod mail_server;
 mod mongo;
 mod mongo_server;
 mod mosquitto;

@@ -1,185 +1,21 @@
 //! Mail by a real server: what arrives, and what becomes of what does not.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::certificates::{Authority, Identity, Valid};
-use super::harness::{
-    Engine, PATIENCE, engine, now_ms, package_file, simulate, text_of, wait_until,
-};
+use super::harness::{Engine, PATIENCE, engine, now_ms, simulate, text_of, wait_until};
+use super::mail_server::{MailServer, PASSWORD};
 use super::mqtt::{Publisher, Version};
 
-const PASSWORD: &str = "canary-of-the-mailbox";
-
-/// A mail server: `smtp_server.py` on aiosmtpd.
-struct MailServer {
-    child: Option<Child>,
-    python: PathBuf,
-    dir: PathBuf,
-    port: u16,
-    authority: Authority,
-    identity: Identity,
-    /// What it asks for, which need not be what the engine has.
-    password: String,
-}
-
-/// Python with aiosmtpd, as `./test.sh` installs it. In CI it has to be there.
-fn python() -> Option<PathBuf> {
-    let python = package_file("../target/python/bin/python");
-    let there = python.exists();
-    assert!(
-        there || std::env::var("CI").as_deref() != Ok("true"),
-        "{} is missing; ./test.sh makes it",
-        python.display()
-    );
-    if !there {
-        eprintln!("skipped: needs {}; ./test.sh makes it", python.display());
-    }
-    there.then_some(python)
-}
-
-impl MailServer {
-    /// Its files are in `dir`/mailbox. `None`: there is no Python for it here.
-    fn start(dir: &Path) -> Option<Self> {
-        let python = python()?;
-        let authority = Authority::new(dir, "mail-ca");
-        let dir = dir.join("mailbox");
-        fs::create_dir(&dir).unwrap();
-        let identity = authority.server("mail", &["localhost"], Valid::Now);
-        let mut server = Self {
-            child: None,
-            python,
-            dir,
-            port: 0,
-            authority,
-            identity,
-            password: PASSWORD.to_owned(),
-        };
-        server.mode("ok");
-        server.up(&[]);
-        Some(server)
-    }
-
-    /// Starts it with its certificate, at the port that it had.
-    fn up(&mut self, more: &[&str]) {
-        let identity = self.identity.clone();
-        self.up_with(Some(&identity), more);
-    }
-
-    fn up_with(&mut self, identity: Option<&Identity>, more: &[&str]) {
-        let mut command = Command::new(&self.python);
-        command
-            .arg(package_file("tests/it/smtp_server.py"))
-            .arg(&self.dir)
-            .args(["--port", &self.port.to_string()])
-            .args(["--user", "me@example.org", "--password", &self.password])
-            .args(more);
-        if let Some(Identity { cert, key }) = identity {
-            command.arg("--cert").arg(cert).arg("--key").arg(key);
-        }
-        let log = fs::File::create(self.dir.join("log")).unwrap();
-        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        self.child = Some(child);
-        self.port = line.trim().parse().unwrap();
-    }
-
-    fn down(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-    }
-
-    /// What it does from now on.
-    fn mode(&self, mode: &str) {
-        // At once, or it reads half a word.
-        let new = self.dir.join("mode.new");
-        fs::write(&new, mode).unwrap();
-        fs::rename(new, self.dir.join("mode")).unwrap();
-    }
-
-    fn lines(&self, file: &str) -> Vec<Value> {
-        let text = fs::read_to_string(self.dir.join(file)).unwrap_or_default();
-        text.lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
-    }
-
-    /// What it took.
-    fn mails(&self) -> Vec<Value> {
-        self.lines("mails")
-    }
-
-    /// Subjects of what it took, sorted.
-    fn subjects(&self) -> Vec<String> {
-        let mut subjects: Vec<String> = self
-            .mails()
-            .iter()
-            .map(|mail| text_of(&mail["subject"]))
-            .collect();
-        subjects.sort();
-        subjects
-    }
-
-    fn wait_mails(&self, count: usize, within: Duration) -> Vec<Value> {
-        wait_until(&format!("{count} mails"), within, || {
-            let mails = self.mails();
-            if mails.len() == count {
-                Ok(mails)
-            } else {
-                Err(format!("{mails:?}; {:?}", self.lines("events")))
-            }
-        })
-    }
-
-    fn wait_stalled(&self) {
-        wait_until("the stall", PATIENCE, || {
-            let events = self.lines("events");
-            let stalled = events.iter().any(|event| event["event"] == "stalled");
-            stalled.then_some(()).ok_or_else(|| format!("{events:?}"))
-        });
-    }
-
-    /// `engine run` that mails by it, with `password`.
-    fn engine(&self, dir: &Path, password: &str) -> Engine {
-        self.engine_that(dir, password, "10m")
-    }
-
-    /// The same; an incident is over after `clear_after` without anomalies.
-    fn engine_that(&self, dir: &Path, password: &str, clear_after: &str) -> Engine {
-        let config = format!(
-            "[incidents]\nclear_after = \"{clear_after}\"\n\n[email]\nsmtp_host = \"localhost\"\nsmtp_port = {}\nsmtp_ca_file = \"{}\"\n\
-             smtp_user = \"me@example.org\"\nsmtp_password = \"{password}\"\n\
-             email_to = \"you@example.org\"\n",
-            self.port,
-            self.authority.file.display(),
-        );
-        fs::write(dir.join("vigie.toml"), config).unwrap();
-        Engine::run_with(dir, &["--mqtt", "127.0.0.1:0", "--config", "vigie.toml"])
-    }
-}
-
-impl Drop for MailServer {
-    fn drop(&mut self) {
-        self.down();
-    }
-}
-
 /// A reading that cannot be true, which is an incident at once.
-fn alarm(engine: &Engine, sensor: &str) {
+pub(crate) fn alarm(engine: &Engine, sensor: &str) {
     publish(engine, sensor, 1, -127.0);
 }
 
-fn publish(engine: &Engine, sensor: &str, seq: u64, temperature: f64) {
+pub(crate) fn publish(engine: &Engine, sensor: &str, seq: u64, temperature: f64) {
     let payload = format!(
         r#"{{"id":"{sensor}","boot":"a","seq":{seq},"t":{},"temperature":{temperature}}}"#,
         now_ms()
@@ -225,7 +61,7 @@ fn settled(engine: &Engine, expected: [u64; 3]) {
     });
 }
 
-fn header<'a>(mail: &'a Value, name: &str) -> Vec<&'a str> {
+pub(crate) fn header<'a>(mail: &'a Value, name: &str) -> Vec<&'a str> {
     let headers = mail["headers"].as_array().unwrap();
     headers
         .iter()
@@ -324,14 +160,22 @@ fn a_wrong_password_is_told_and_nothing_is_lost() {
     assert_eq!(server.lines("events").len(), 1, "attempts to log in");
     running.process.stop();
 
-    let args = ["mail-test", "--config", "vigie.toml"];
+    let args = ["test-alert", "--config", "vigie.toml"];
     engine(dir.path(), &args).expect(1, &["check email.smtp_user"]);
     let mut running = server.engine(dir.path(), PASSWORD);
     server.wait_mails(1, PATIENCE);
     let tested = engine(dir.path(), &args).expect(0, &[]);
-    assert!(tested.stdout.contains("took the mail"), "{tested:?}");
+    for step in [
+        "STARTTLS",
+        "logged in as",
+        "sender accepted",
+        "mail taken: 250",
+        "spam too",
+    ] {
+        assert!(tested.stdout.contains(step), "{step} in {tested:?}");
+    }
     let mails = server.wait_mails(2, PATIENCE);
-    assert_eq!(mails[1]["subject"], "[Vigie] test");
+    assert_eq!(mails[1]["subject"], "[Vigie] TEST: temperature");
     running.process.stop();
 }
 
@@ -496,4 +340,26 @@ fn a_server_that_is_not_to_be_trusted_gets_neither_mail_nor_password_until_it_is
         server.wait_mails(nth + 1, PATIENCE);
         engine.process.stop();
     }
+}
+
+#[test]
+fn a_server_that_hangs_up_or_is_slow_gets_every_mail_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = MailServer::start(dir.path()) else {
+        return;
+    };
+    let mut engine = server.engine(dir.path(), PASSWORD);
+    server.mode("close");
+    alarm(&engine, "C001");
+    wait_attempts(&engine, "unavailable", PATIENCE);
+    alarm(&engine, "C002");
+    server.mode("slow");
+    let mails = server.wait_mails(2, PATIENCE);
+    let subjects: Vec<String> = mails.iter().map(|mail| text_of(&mail["subject"])).collect();
+    assert_eq!(
+        subjects,
+        ["[Vigie] C001: temperature", "[Vigie] C002: temperature"]
+    );
+    settled(&engine, [2, 0, 0]);
+    engine.process.stop();
 }

@@ -3,8 +3,10 @@
     smtp_server.py DIR [--port N] [--cert FILE --key FILE] [--tls] --user NAME --password TEXT
 
 What it does with a mail is in DIR/mode, read anew for each: "ok"; "451" or "550" (so answered after
-the text); "sender" (550 to MAIL FROM); "550 WORD" (only if the subject holds WORD, else "ok"); "stall" (no answer after the text).
-What it takes goes into DIR/mails, what else happens into DIR/events, an object of JSON per line.
+the text); "sender" (550 to MAIL FROM); "550 WORD" (only if the subject holds WORD, else "ok");
+"stall" (no answer after the text); "slow" (takes it after two seconds); "close" (hangs up after the
+text). What it takes goes into DIR/mails (pictures into DIR/N.png), what else happens into
+DIR/events, an object of JSON per line.
 """
 
 import argparse
@@ -33,6 +35,11 @@ def write(file, what):
         out.write(json.dumps(what) + "\n")
 
 
+def part(message, kind):
+    body = message.get_body(preferencelist=(kind,))
+    return body.get_content() if body else None
+
+
 class Handler:
     async def handle_MAIL(self, server, session, envelope, address, options):
         if (args.dir / "mode").read_text(encoding="utf-8").strip() == "sender":
@@ -49,6 +56,13 @@ class Handler:
         if mode == "stall":
             write("events", {"event": "stalled", "subject": subject})
             await asyncio.sleep(3600)
+        if mode == "close":
+            write("events", {"event": "closed", "subject": subject})
+            server.transport.abort()
+            return "421 gone"
+        if mode == "slow":
+            await asyncio.sleep(2)
+            mode = "ok"
         if mode != "ok":
             write("events", {"event": mode, "subject": subject})
             return mode + " not now" if mode.startswith("4") else mode + " never"
@@ -59,8 +73,14 @@ class Handler:
             "encrypted": session.ssl is not None or args.tls,
             "headers": [[name, str(value)] for name, value in message.items()],
             "subject": subject,
-            "body": message.get_content(),
+            "body": part(message, "plain"),
+            "html": part(message, "html"),
+            "parts": [inner.get_content_type() for inner in message.walk()],
+            "defects": [str(defect) for inner in message.walk() for defect in inner.defects],
         }
+        for at, inner in enumerate(message.walk()):
+            if inner.get_content_type() == "image/png":
+                (args.dir / f"{at}.png").write_bytes(inner.get_content())
         write("mails", mail)
         return "250 taken"
 

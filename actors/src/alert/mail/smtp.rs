@@ -92,19 +92,17 @@ impl Smtp {
         }
     }
 
-    /// Sends a mail that says that mails arrive.
+    /// Sends one notice, and says what the server answers to each step.
     ///
     /// # Errors
-    /// Why it did not.
-    pub fn test(&self) -> Result<(), Undelivered> {
+    /// The step that failed, and what to do.
+    pub fn test(&self, notice: &Notice, say: &mut dyn FnMut(&str)) -> Result<(), Undelivered> {
         let message = self
             .letters
-            .builder()
-            .subject("[Vigie] test")
-            .header(super::ContentType::TEXT_PLAIN)
-            .body("Mails from Vigie arrive here.\n".to_owned())
-            .map_err(|error| unbuildable(error.into()))?;
-        self.send(&message)
+            .about(std::slice::from_ref(notice), 0)
+            .map_err(unbuildable)?;
+        self.server
+            .send(message.envelope(), &message.formatted(), say)
     }
 
     /// Sent means that the server has answered 250 to the whole mail.
@@ -124,7 +122,7 @@ impl Smtp {
         std::thread::Builder::new()
             .name("smtp".to_owned())
             .spawn(move || {
-                let _nobody_waits = answer.send(server.send(&envelope, &bytes));
+                let _nobody_waits = answer.send(server.send(&envelope, &bytes, &mut |_| {}));
                 drop(hanging);
             })
             .map_err(|error| Undelivered {
@@ -209,10 +207,53 @@ impl Server {
     }
 
     /// Step by step, because it matters which one the server refuses: the connection and the sender
-    /// concern all mails, only the receiver and the text concern this one.
-    fn send(&self, envelope: &Envelope, message: &[u8]) -> Result<(), Undelivered> {
+    /// concern all mails, only the receivers and the text concern this one. `say` hears of each.
+    fn send(
+        &self,
+        envelope: &Envelope,
+        message: &[u8],
+        say: &mut dyn FnMut(&str),
+    ) -> Result<(), Undelivered> {
         let all = |error: smtp::Error| self.explain(&error, About::All);
         let this = |error: smtp::Error| self.explain(&error, About::This);
+        let mut connection = self.connect(say)?;
+        let sender = Mail::new(envelope.from().cloned(), Vec::new());
+        let answer = connection.command(sender).map_err(all)?;
+        say(&format!("sender accepted: {}", words(&answer)));
+        let mut refused = None;
+        let mut accepted = 0;
+        for receiver in envelope.to() {
+            match connection.command(Rcpt::new(receiver.clone(), Vec::new())) {
+                Ok(answer) => {
+                    accepted += 1;
+                    say(&format!("{receiver} accepted: {}", words(&answer)));
+                }
+                // The others get it all the same; somebody who may be back later, later.
+                Err(error) if error.is_permanent() => {
+                    tracing::warn!(%receiver, error = error_words(&error), "gets no mail");
+                    say(&format!("{receiver} REFUSED: {}", error_words(&error)));
+                    refused = Some(error);
+                }
+                Err(error) => return Err(this(error)),
+            }
+        }
+        if let Some(error) = refused.filter(|_| accepted == 0) {
+            return Err(this(error));
+        }
+        connection.command(Data).map_err(this)?;
+        let answer = connection.message(message).map_err(this)?;
+        // It has been taken, whatever becomes of the goodbye.
+        let _goodbye = connection.quit();
+        if answer.is_positive() {
+            say(&format!("mail taken: {}", words(&answer)));
+            return Ok(());
+        }
+        Err(self.refused(u16::from(answer.code()), &words(&answer), About::This))
+    }
+
+    /// A connection on which mails can be sent: encrypted, and logged in.
+    fn connect(&self, say: &mut dyn FnMut(&str)) -> Result<SmtpConnection, Undelivered> {
+        let all = |error: smtp::Error| self.explain(&error, About::All);
         // Read anew for each mail: the file may have been mended.
         let tls = self.tls.then(|| self.tls_parameters()).transpose()?;
         let first = tls.as_ref().filter(|_| self.port == TLS_FROM_THE_START);
@@ -225,31 +266,24 @@ impl Server {
             None,
         )
         .map_err(all)?;
+        let encrypted = if first.is_some() { " by TLS" } else { "" };
+        say(&format!(
+            "connected to {}:{}{encrypted}",
+            self.host, self.port
+        ));
         if let Some(tls) = tls.as_ref().filter(|_| first.is_none()) {
             connection.starttls(tls, &name).map_err(all)?;
+            say("encrypted by STARTTLS, certificate verified");
         }
         if let Some((user, password)) = &self.login {
             let password = password.expose_secret().to_owned();
             let credentials = Credentials::new(user.clone(), password);
-            connection
+            let answer = connection
                 .auth(DEFAULT_MECHANISMS, &credentials)
                 .map_err(all)?;
+            say(&format!("logged in as {user}: {}", words(&answer)));
         }
-        let sender = Mail::new(envelope.from().cloned(), Vec::new());
-        connection.command(sender).map_err(all)?;
-        for receiver in envelope.to() {
-            connection
-                .command(Rcpt::new(receiver.clone(), Vec::new()))
-                .map_err(this)?;
-        }
-        connection.command(Data).map_err(this)?;
-        let answer = connection.message(message).map_err(this)?;
-        // It has been taken, whatever becomes of the goodbye.
-        let _goodbye = connection.quit();
-        if answer.is_positive() {
-            return Ok(());
-        }
-        Err(self.refused(u16::from(answer.code()), &words(&answer), About::This))
+        Ok(connection)
     }
 
     fn tls_parameters(&self) -> Result<TlsParameters, Undelivered> {
