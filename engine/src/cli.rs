@@ -162,10 +162,10 @@ enum ConfigCommand {
 #[derive(Debug, Args)]
 struct Place {
     /// Config file; without one the embedded defaults apply
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     /// Where the store and the mails are
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", global = true)]
     data_dir: Option<PathBuf>,
 }
 

@@ -491,27 +491,7 @@ impl Shared {
                 })
                 .await
             }
-            Route::Answer(id, answer) => {
-                // A page elsewhere cannot send this kind without asking first (CORS), and is refused
-                // then.
-                let kind = headers
-                    .get(CONTENT_TYPE)
-                    .and_then(|kind| kind.to_str().ok());
-                if !kind.is_some_and(|kind| kind.starts_with(JSON)) {
-                    let fix = "send the header 'Content-Type: application/json'";
-                    return Err(Failure::new(415, "this is not marked as JSON", fix));
-                }
-                let incident = id.clone();
-                self.done(move |state| {
-                    let now_ms = state.clock.now_ms();
-                    api::answer(&state.store, &incident, answer, &body, now_ms)
-                })
-                .await?;
-                self.read(JSON, move |state| {
-                    api::incident(&state.store, &state.catalogue, &id)
-                })
-                .await
-            }
+            Route::Answer(id, answer) => self.answer_to(id, answer, headers, body).await,
             Route::Link(id, answer) => self.link(method, id, answer, query).await,
             Route::Ledger => self.read(JSON, |state| api::ledger(&state.store)).await,
             Route::Accounts => {
@@ -525,6 +505,34 @@ impl Shared {
                 .await
             }
         }
+    }
+
+    /// A program answers to an incident.
+    async fn answer_to(
+        self: &Arc<Self>,
+        id: String,
+        answer: Answer,
+        headers: &HeaderMap,
+        body: Vec<u8>,
+    ) -> Result<Response, Failure> {
+        // A page elsewhere cannot send this kind without asking first (CORS), and is refused then.
+        let kind = headers
+            .get(CONTENT_TYPE)
+            .and_then(|kind| kind.to_str().ok());
+        if !kind.is_some_and(|kind| kind.starts_with(JSON)) {
+            let fix = "send the header 'Content-Type: application/json'";
+            return Err(Failure::new(415, "this is not marked as JSON", fix));
+        }
+        let incident = id.clone();
+        self.done(move |state| {
+            let now_ms = state.clock.now_ms();
+            api::answer(&state.store, &incident, answer, &body, now_ms)
+        })
+        .await?;
+        self.read(JSON, move |state| {
+            api::incident(&state.store, &state.catalogue, &id)
+        })
+        .await
     }
 
     /// A person follows a link of a mail. Programs that look mails through follow links as well, so

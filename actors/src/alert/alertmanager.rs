@@ -44,7 +44,7 @@ impl std::fmt::Debug for Alertmanager {
     }
 }
 
-/// See the OpenAPI description of Alertmanager's API v2, `postableAlert`.
+/// See the `OpenAPI` description of Alertmanager's API v2, `postableAlert`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Alert {

@@ -66,7 +66,7 @@ impl Budget {
     pub fn plan(&self, log: &[Sent], waiting: usize, worst: Severity, now_ms: i64) -> Plan {
         let left = self.left(log, worst, now_ms);
         if left < self.recipients {
-            return Plan::Later(self.until_some_are_left(log, now_ms));
+            return Plan::Later(Self::until_some_are_left(log, now_ms));
         }
         let lately = log.iter().rev();
         let lately = lately
@@ -91,7 +91,7 @@ impl Budget {
     }
 
     /// Until the oldest mails are a day old; looked at every minute at least, for others may wait.
-    fn until_some_are_left(self, log: &[Sent], now_ms: i64) -> Duration {
+    fn until_some_are_left(log: &[Sent], now_ms: i64) -> Duration {
         let counted = |sent: &&Sent| now_ms - sent.at_ms < DAY_MS;
         let oldest = log.iter().find(counted).map(|sent| sent.at_ms);
         let until = oldest.map_or(60_000, |at_ms| at_ms + DAY_MS - now_ms);

@@ -12,6 +12,7 @@ const SIZE: (u32, u32) = (1200, 400);
 const MARGIN: f32 = 16.0;
 /// A pause between readings longer than so many usual ones breaks the curve.
 const GAP: i64 = 5;
+const MINUTE: i64 = 60_000;
 
 /// A reading of one quantity.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -163,7 +164,6 @@ impl Frame {
             let y = height * share;
             line(picture, (0.0, y, width, y), &grey, None);
         }
-        const MINUTE: i64 = 60_000;
         let length = self.span.1 - self.span.0;
         let steps = [10, 60, 6 * 60, 24 * 60, 7 * 24 * 60].map(|minutes| minutes * MINUTE);
         let Some(step) = steps.into_iter().find(|step| length / step <= 12) else {

@@ -107,7 +107,7 @@ impl Endpoint {
             _ => "",
         };
         let what = format!("{} answered {status}: {said}{fix}", self.shown);
-        Err(self.failed(why, what))
+        Err(failed(why, what))
     }
 
     /// Made anew for each request: the files may have been mended.
@@ -120,7 +120,7 @@ impl Endpoint {
             .user_agent(concat!("vigie/", env!("CARGO_PKG_VERSION")));
         if self.url.starts_with("https") {
             let roots = tls::root_certificates(self.ca_file.as_deref())
-                .map_err(|unusable| self.failed(Why::Unavailable, unusable.to_string()))?;
+                .map_err(|unusable| failed(Why::Unavailable, unusable.to_string()))?;
             let roots: Vec<Certificate<'_>> = roots
                 .iter()
                 .map(|der| Certificate::from_der(der).to_owned())
@@ -136,15 +136,15 @@ impl Endpoint {
             ureq::Error::Timeout(_) => format!("no answer within {} s", WITHIN.as_secs()),
             error => tls::explain(error).unwrap_or_else(|| causes(error)),
         };
-        self.failed(Why::Unavailable, format!("{}: {words}", self.shown))
+        failed(Why::Unavailable, format!("{}: {words}", self.shown))
     }
+}
 
-    fn failed(&self, why: Why, what: String) -> Undelivered {
-        Undelivered {
-            why,
-            what,
-            source: None,
-        }
+fn failed(why: Why, what: String) -> Undelivered {
+    Undelivered {
+        why,
+        what,
+        source: None,
     }
 }
 

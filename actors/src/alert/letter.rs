@@ -87,25 +87,22 @@ impl Letter {
                 .into_iter()
                 .map(|(label, text)| (voice.label(label), plain(&text)))
                 .collect(),
-            picture,
+            picture: picture.map(|words| plain(&words)),
             ..Self::by(voice)
         };
-        match links {
-            Some(links) => {
-                let link = |answer: &Answer| {
-                    let until_ms = notice.at_ms + LINKS_MS;
-                    let path = links.signer.path(&id, *answer, until_ms);
-                    (
-                        voice.phrase(phrase(*answer)),
-                        format!("{}{path}", links.base),
-                    )
-                };
-                letter.links = answers.iter().map(link).collect();
-            }
-            None => {
-                let command = |answer: &Answer| format!("engine incidents {} {id}", answer.name());
-                letter.commands = answers.iter().map(command).collect();
-            }
+        if let Some(links) = links {
+            let link = |answer: &Answer| {
+                let until_ms = notice.at_ms + LINKS_MS;
+                let path = links.signer.path(&id, *answer, until_ms);
+                (
+                    voice.phrase(phrase(*answer)),
+                    format!("{}{path}", links.base),
+                )
+            };
+            letter.links = answers.iter().map(link).collect();
+        } else {
+            let command = |answer: &Answer| format!("engine incidents {} {id}", answer.name());
+            letter.commands = answers.iter().map(command).collect();
         }
         letter
     }

@@ -4,6 +4,8 @@ use serde::Serialize;
 
 use std::ops::Deref;
 
+use vigie_wire::SensorId;
+
 use super::text::Voice;
 use crate::quantity::Catalogue;
 use crate::score::incident::{Incident, Mark};
@@ -55,7 +57,7 @@ impl<'a> Report<'a> {
         Self {
             id: incident.id(),
             kind: incident.kind.name(),
-            sensor: incident.sensor.as_ref().map(|sensor| sensor.as_str()),
+            sensor: incident.sensor.as_ref().map(SensorId::as_str),
             group: incident.group.as_deref(),
             sensors: members.map(|member| member.sensor.as_str()).collect(),
             opened: incident.opened_ms,

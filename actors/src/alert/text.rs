@@ -1,6 +1,6 @@
 //! The words of a notice: one line for the terminal, subject and facts for a mail, in the language
-//! of whoever reads it. Pure. What is said is decided here, how it is said in [`english`] and
-//! [`french`].
+//! of whoever reads it. Pure. What is said is decided here, how it is said in `english` and
+//! `french`.
 
 mod english;
 mod french;
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
+use vigie_wire::SensorId;
 
 use crate::clock::rfc3339;
 use crate::quantity::Catalogue;
@@ -421,7 +422,7 @@ impl<C: Deref<Target = Catalogue>> Voice<C> {
             let all = incident.members.iter().map(|member| member.sensor.as_str());
             facts.push((Label::Sensors, self.names(all)));
             if incident.is_open() && incident.unheard().count() < incident.members.len() {
-                let unheard = self.names(incident.unheard().map(|sensor| sensor.as_str()));
+                let unheard = self.names(incident.unheard().map(SensorId::as_str));
                 facts.push((Label::Unheard, unheard));
             }
         }
@@ -487,7 +488,8 @@ impl<C: Deref<Target = Catalogue>> Voice<C> {
             .quantity
             .and_then(|id| self.catalogue.get(id))
             .map_or("", |spec| spec.unit.as_str());
-        let [low, high] = [low, high].map(|x| format!("{} {unit}", self.number(x)));
+        let short = |x: f64| self.number((x * 100.0).round() / 100.0);
+        let [low, high] = [low, high].map(|x| format!("{} {unit}", short(x)));
         let hours = self.span(seconds);
         self.tongue()
             .extent(low.trim_end(), high.trim_end(), &hours)

@@ -231,30 +231,31 @@ impl Incidents {
             since_ms: now_ms,
             back_ms: None,
         };
-        let serial = match self.joinable(self.silence_of.get(&group).copied(), now_ms) {
-            Some(serial) => {
-                self.join(serial, member, verdict, now_ms);
-                serial
-            }
-            None => {
-                let members = vec![member];
-                let fired = std::slice::from_ref(verdict);
-                let times = (time_ms, now_ms);
-                self.add(begun(
-                    Kind::Silence,
-                    Some(sensor),
-                    group,
-                    times,
-                    fired,
-                    members,
-                ))
-            }
+        let latest = self.silence_of.get(&group).copied();
+        let serial = if let Some(serial) = self.joinable(latest, now_ms) {
+            self.join(serial, member, verdict, now_ms);
+            serial
+        } else {
+            let fired = std::slice::from_ref(verdict);
+            let times = (time_ms, now_ms);
+            let sensor = Some(sensor);
+            self.add(begun(
+                Kind::Silence,
+                sensor,
+                group,
+                times,
+                fired,
+                vec![member],
+            ))
         };
         self.unheard.insert(sensor, serial);
     }
 
     /// Somebody wants something done about incidents. Those that are past come from the store, by
     /// `stored`.
+    ///
+    /// # Errors
+    /// Those of `stored`.
     pub fn order<E>(
         &mut self,
         number: u64,

@@ -419,33 +419,12 @@ async fn shapes_are_exact() {
             .to_string(),
         ))
     );
-    let incident = |sensor: &str, opened: i64, resolved: Value| {
-        json!({
-            "id": format!("{sensor}-{opened}"), "kind": "values", "sensor": sensor,
-            "group": null, "sensors": [], "opened": opened,
-            "resolved": resolved, "severity": "critical", "rule": "rate",
-            "quantity": "temperature", "anomalies": 2,
-            "text": STEP, "also": [STEP], "relapses": 0, "notices": 1,
-            "acknowledged": null, "false_alarm": null,
-        })
-    };
     assert_eq!(
         server.get("/api/v1/incidents").await.json(),
         json!({ "incidents": [
-            incident("C001", T0 + 1, json!(null)),
-            incident("C002", T0 + 2, json!(T0 + 9)),
+            incident("C001", T0 + 1, &json!(null)),
+            incident("C002", T0 + 2, &json!(T0 + 9)),
         ], "next": null })
-    );
-    assert_eq!(
-        server.get("/api/v1/incidents?open").await.json(),
-        json!({ "incidents": [incident("C001", T0 + 1, json!(null))], "next": null })
-    );
-    assert_eq!(
-        server
-            .get(&format!("/api/v1/incidents/C002-{}", T0 + 2))
-            .await
-            .json(),
-        incident("C002", T0 + 2, json!(T0 + 9))
     );
     assert_eq!(
         server.get("/api/v1/ledger").await.body,
@@ -787,6 +766,34 @@ async fn a_taken_address_is_explained() {
     ] {
         assert!(error.contains(part), "{error}");
     }
+}
+
+/// An incident as the API shows it.
+fn incident(sensor: &str, opened: i64, resolved: &Value) -> Value {
+    json!({
+        "id": format!("{sensor}-{opened}"), "kind": "values", "sensor": sensor,
+        "group": null, "sensors": [], "opened": opened,
+        "resolved": resolved, "severity": "critical", "rule": "rate",
+        "quantity": "temperature", "anomalies": 2,
+        "text": STEP, "also": [STEP], "relapses": 0, "notices": 1,
+        "acknowledged": null, "false_alarm": null,
+    })
+}
+
+#[tokio::test]
+async fn incidents_are_shown_alone_and_those_that_are_open() {
+    let server = serve(None, Limits::default()).await;
+    assert_eq!(
+        server.get("/api/v1/incidents?open").await.json(),
+        json!({ "incidents": [incident("C001", T0 + 1, &json!(null))], "next": null })
+    );
+    assert_eq!(
+        server
+            .get(&format!("/api/v1/incidents/C002-{}", T0 + 2))
+            .await
+            .json(),
+        incident("C002", T0 + 2, &json!(T0 + 9))
+    );
 }
 
 /// The orders that wait in the store.

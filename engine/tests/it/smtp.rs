@@ -161,7 +161,11 @@ fn a_wrong_password_is_told_and_nothing_is_lost() {
     running.process.stop();
 
     let args = ["test-alert", "--config", "vigie.toml"];
-    engine(dir.path(), &args).expect(1, &["check email.smtp_user"]);
+    let refused = engine(dir.path(), &args).expect(1, &["did not go by mail"]);
+    assert!(
+        refused.stdout.contains("check email.smtp_user"),
+        "{refused:?}"
+    );
     let mut running = server.engine(dir.path(), PASSWORD);
     server.wait_mails(1, PATIENCE);
     let tested = engine(dir.path(), &args).expect(0, &[]);

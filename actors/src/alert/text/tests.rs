@@ -1,4 +1,6 @@
-use vigie_wire::{SensorId, TEMPERATURE};
+//! Lines, facts and subjects as people read them.
+
+use vigie_wire::TEMPERATURE;
 
 use super::*;
 use crate::score::incident::{Mark, Member, Told};

@@ -1,3 +1,5 @@
+//! What incidents tell, as stories with a clock in minutes.
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
