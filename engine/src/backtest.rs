@@ -12,6 +12,7 @@ use vigie_actors::config::Span;
 use vigie_actors::quantity::Catalogue;
 use vigie_actors::reading::{Arrival, Reading};
 use vigie_actors::score::incident::NoticeKind;
+use vigie_actors::score::scorer::IncidentMemory as _;
 
 use crate::config::Config;
 use crate::console::say;
@@ -91,6 +92,7 @@ pub(crate) fn run(config: &Config, backtest: &Backtest) -> anyhow::Result<()> {
     let mut report = Report::default();
     let mut rows = 0;
     let mut told = BTreeMap::new();
+    let mut again = None;
     for input in &inputs {
         let (seen, catalogue) = through(config, input)?;
         rows += seen.rows;
@@ -104,12 +106,18 @@ pub(crate) fn run(config: &Config, backtest: &Backtest) -> anyhow::Result<()> {
                 (alerts(&before, &catalogue), alerts(&seen, &catalogue)),
             );
         }
+        if let Some((ground, from_ms)) = &store {
+            again = Some(called_false(ground, *from_ms, &seen)?);
+        }
         let truth = labels.as_ref().map(|labels| labels.of(&input.name));
         report.add(&seen.name, &seen.moments, truth, &catalogue);
         bar.inc(1);
     }
     bar.finish_and_clear();
     say(report.to_string().trim_end());
+    if let Some(words) = again.flatten() {
+        say(&words);
+    }
     if backtest.against.is_some() {
         say(&report::difference(&told));
     }
@@ -179,7 +187,7 @@ fn one(config: &Config, input: &Input) -> anyhow::Result<(Seen, Arc<Catalogue>)>
     let file =
         File::open(&input.path).with_context(|| format!("cannot open {}", input.path.display()))?;
     let mut rows = Recording::new(file, &input.path, &catalogue)?;
-    let mut timeline = Timeline::new(&config, &catalogue)?;
+    let mut timeline = Timeline::new(&config, &catalogue, Vec::new())?;
     let mut moments = Vec::new();
     let mut read = 0;
     while let Some(arrival) = rows.next() {
@@ -212,7 +220,7 @@ fn stored(
 ) -> anyhow::Result<(Seen, Arc<Catalogue>)> {
     let sensors = all_sensors(&ground.store)?;
     let mut readings = Stored::new(ground.store.clone(), sensors, (from_ms, i64::MAX))?;
-    let mut timeline = Timeline::new(config, &ground.catalogue)?;
+    let mut timeline = Timeline::new(config, &ground.catalogue, ground.store.raised()?)?;
     let mut seen = Seen {
         name: "store.csv".to_owned(),
         rows: 0,
@@ -241,6 +249,42 @@ fn stored(
     seen.moments.extend(last.into_values());
     seen.moments.sort_by_key(|moment| moment.time_ms);
     Ok((seen, Arc::clone(&ground.catalogue)))
+}
+
+/// What people called false alarms: how much of it would be told again. `None`: they called nothing so.
+fn called_false(ground: &Ground, from_ms: i64, seen: &Seen) -> anyhow::Result<Option<String>> {
+    let (mut named, mut again) = (0, Vec::new());
+    let mut after: Option<Vec<u8>> = None;
+    loop {
+        let span = (from_ms, i64::MAX);
+        let page = ground.store.incidents(span, after.as_deref(), 1000)?;
+        for incident in page.items.iter().filter(|one| one.false_alarm.is_some()) {
+            named += 1;
+            let told = |moment: &Moment| {
+                moment.told.is_some()
+                    && (incident.opened_ms..=incident.last_ms).contains(&moment.time_ms)
+                    && incident.sensors().any(|sensor| *sensor == moment.sensor)
+            };
+            if seen.moments.iter().any(told) {
+                again.push(incident.id());
+            }
+        }
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    if named == 0 {
+        return Ok(None);
+    }
+    let mut words = format!(
+        "{named} incidents were called false alarms; {} of them would be told again",
+        again.len()
+    );
+    if !again.is_empty() {
+        words += &format!(": {}", again.join(", "));
+    }
+    Ok(Some(words))
 }
 
 /// When a person would have been told of what.

@@ -8,7 +8,7 @@ use vigie_actors::config::Span;
 use vigie_actors::quantity::Catalogue;
 use vigie_actors::reading::{Arrival, Reading};
 use vigie_actors::score::forest::Model;
-use vigie_actors::score::incident::{Incident, Notice, NoticeKind};
+use vigie_actors::score::incident::{Incident, Notice, NoticeKind, Raised};
 use vigie_actors::score::maintenance::Calendar;
 use vigie_actors::score::rules::Verdict;
 use vigie_actors::score::scorer::{IncidentMemory, Kind, Scored, Scorer};
@@ -40,9 +40,11 @@ pub(crate) struct Timeline {
     checked_ms: i64,
 }
 
-/// A store that has nothing.
-#[derive(Debug)]
-struct Nothing;
+/// A store that has nothing but the lines that false alarms have raised.
+#[derive(Debug, Default)]
+struct Nothing {
+    raised: Vec<Raised>,
+}
 
 impl Memory for Nothing {
     fn recall(&self, _: &SensorId) -> Result<Option<Recalled>, store::Error> {
@@ -66,11 +68,19 @@ impl IncidentMemory for Nothing {
     fn newest_models(&self) -> Result<Vec<Model>, store::Error> {
         Ok(Vec::new())
     }
+
+    fn raised(&self) -> Result<Vec<Raised>, store::Error> {
+        Ok(self.raised.clone())
+    }
 }
 
 impl Timeline {
-    /// Knows nothing yet.
-    pub(crate) fn new(config: &Config, catalogue: &Arc<Catalogue>) -> anyhow::Result<Self> {
+    /// Knows nothing yet, but that these lines are higher than others.
+    pub(crate) fn new(
+        config: &Config,
+        catalogue: &Arc<Catalogue>,
+        raised: Vec<Raised>,
+    ) -> anyhow::Result<Self> {
         let silence = SilenceLine {
             gaps: config.score.silence_intervals,
             least_ms: config.score.silence_least.as_ms(),
@@ -84,7 +94,7 @@ impl Timeline {
         let hearing = Arc::new(Hearing::since(i64::MIN));
         let share = Share::new(
             (0, 1),
-            Nothing,
+            Nothing::default(),
             Arc::clone(catalogue),
             stats,
             silence,
@@ -96,7 +106,7 @@ impl Timeline {
         setup.config.gather = Span::secs(0);
         setup.calendar = Calendar::default();
         let scorer = Scorer::new(
-            Nothing,
+            Nothing { raised },
             Arc::clone(catalogue),
             config.score.clone(),
             setup,

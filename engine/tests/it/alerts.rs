@@ -23,7 +23,7 @@ use super::mail_server::{MailServer, PASSWORD};
 use super::smtp::{alarm, header, publish};
 
 /// `POST path` with a JSON body: status and answer.
-fn post(addr: SocketAddr, path: &str, kind: &str, body: &str) -> (u16, String) {
+pub(crate) fn post(addr: SocketAddr, path: &str, kind: &str, body: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(

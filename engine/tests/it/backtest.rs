@@ -4,7 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::harness::{Engine, engine, now_ms, package_file, simulate};
+use super::alerts::post;
+use super::harness::{Engine, engine, now_ms, package_file, simulate, text_of};
 
 fn backtest(dir: &Path, args: &[&str]) -> String {
     let finished = engine(dir, &[&["backtest"], args].concat()).expect(0, &[]);
@@ -81,6 +82,13 @@ fn what_is_stored_is_judged_as_it_was() {
     let published = simulate(dir.path(), &running.door(), &load);
     let anomalies = running.list("/api/v1/anomalies", "anomalies", 500);
     let live = |rule: &str| anomalies.iter().filter(|one| one["rule"] == rule).count();
+    // What cannot be true is no matter of opinion: it would be told again.
+    let incidents = running.incidents();
+    let named = incidents.iter().find(|one| one["rule"] == "range").unwrap();
+    let id = text_of(&named["id"]);
+    let path = format!("/api/v1/incidents/{id}/false-alarm");
+    let (status, answer) = post(running.http, &path, "application/json", "{}");
+    assert_eq!(status, 200, "{answer}");
     running.process.stop();
 
     let said = backtest(
@@ -91,6 +99,9 @@ fn what_is_stored_is_judged_as_it_was() {
         said.contains(&format!("{} readings", published.sent)),
         "{said}"
     );
+    let opinion =
+        format!("1 incidents were called false alarms; 1 of them would be told again: {id}");
+    assert!(said.contains(&opinion), "{said}");
     let out = fs::read_to_string(dir.path().join("out/store.csv")).unwrap();
     let again = |rule: &str| {
         let named = |line: &&str| line.split(',').nth(4) == Some(rule);
