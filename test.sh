@@ -199,6 +199,23 @@ mongo_java() {
     javac -cp "$built/*" -d "$built" "$sources/MongoJava.java"
 }
 
+# Dashboards come from a typed source; what is committed is what it makes.
+dashboards() {
+    command -v npm >/dev/null || needs "Node.js 20 or newer, with npm"
+    npm ci --prefix dashboards --no-audit --no-fund --silent || needs "the npm registry"
+    npm run --prefix dashboards --silent build
+    git diff --exit-code -- dashboards || {
+        echo "the dashboards differ from their source: commit what 'npm run --prefix dashboards build' made"
+        return 1
+    }
+}
+
+prometheus_rules() {
+    promtool check config prometheus.yml
+    promtool check rules dashboards/rules/vigie.yml
+    promtool test rules dashboards/rules/tests/rules.yml
+}
+
 documentation() {
     RUSTDOCFLAGS="-D warnings" cargo doc "${locked[@]}" --workspace --no-deps
 }
@@ -226,6 +243,10 @@ if ! $quick; then
     step "mail server of the tests" mail_server
     step "database of the tests: FerretDB" ferretdb
     step "database of the tests: mongo-java-server" mongo_java
+fi
+if ! $quick; then
+    step "dashboards" dashboards
+    step "Prometheus rules" prometheus_rules
 fi
 step "format" cargo fmt --all --check
 step "clippy" cargo clippy "${locked[@]}" --workspace --all-targets --all-features -- -D warnings

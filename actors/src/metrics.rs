@@ -18,6 +18,7 @@ use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 pub use self::forwarder::ForwarderMetrics;
 use crate::alert::Why;
+use crate::group::Groups;
 use crate::ingest::broker::failure_labels;
 use crate::quantity::Catalogue;
 use crate::reading::Outcome;
@@ -643,13 +644,15 @@ fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<proto::Metric>)
 }
 
 /// How many sensors get series of their own, and for how long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct BoardConfig {
     /// Sensors with series of their own; the others appear only in the sums and in the API.
     pub max_sensors: usize,
     /// Value series disappear when a sensor has not been heard for this many expected intervals;
     /// its last-seen time stays.
     pub stale_intervals: i64,
+    /// Which sensors belong together.
+    pub groups: Arc<Groups>,
 }
 
 impl Default for BoardConfig {
@@ -657,6 +660,7 @@ impl Default for BoardConfig {
         Self {
             max_sensors: 1000,
             stale_intervals: 10,
+            groups: Arc::default(),
         }
     }
 }
@@ -699,6 +703,12 @@ impl std::fmt::Debug for Board {
     }
 }
 
+/// Its group is a label; so that others need not carry it.
+const INFO: (&str, &str) = (
+    "vigie_sensor_info",
+    "1, with the sensor's group; of a sensor in no group, that is empty.",
+);
+
 const BOARD: [(&str, &str); 5] = [
     (
         "vigie_sensor_anomaly_score",
@@ -736,6 +746,7 @@ impl Board {
             let (name, help, _) = value_metric(spec);
             descs.extend(desc(&name, &help, &["sensor"]));
         }
+        descs.extend(desc(INFO.0, INFO.1, &["group", "sensor"]));
         Self {
             catalogue,
             config,
@@ -804,11 +815,11 @@ impl Collector for Board {
             pair.set_value(value.to_owned());
             pair
         };
-        let sample = |sensor: &SensorId, quantity: Option<&str>, value: f64| {
+        let labelled = |sensor: &SensorId, other: Option<(&str, &str)>, value: f64| {
             let mut metric = proto::Metric::default();
             // Labels in alphabetical order, as everywhere else.
             let mut labels = Vec::with_capacity(2);
-            labels.extend(quantity.map(|quantity| label("quantity", quantity)));
+            labels.extend(other.map(|(name, value)| label(name, value)));
             labels.push(label("sensor", sensor.as_str()));
             metric.set_label(labels);
             let mut gauge = proto::Gauge::default();
@@ -816,13 +827,19 @@ impl Collector for Board {
             metric.set_gauge(gauge);
             metric
         };
+        let sample = |sensor: &SensorId, quantity: Option<&str>, value: f64| {
+            labelled(sensor, quantity.map(|name| ("quantity", name)), value)
+        };
         let inner = lock(&self.inner);
+        let mut infos = Vec::new();
         let mut sorted: Vec<(&SensorId, &Latest)> = inner.latest.iter().collect();
         sorted.sort_unstable_by_key(|(sensor, _)| **sensor);
         let (mut scores, mut zscores, mut seen, mut expected) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut values: HashMap<QuantityId, Vec<proto::Metric>> = HashMap::new();
         for (sensor, latest) in sorted {
+            let group = self.config.groups.of(sensor).unwrap_or_default();
+            infos.push(labelled(sensor, Some(("group", group)), 1.0));
             seen.push(sample(sensor, None, latest.received_ms as f64 / 1000.0));
             if let Some(interval) = latest.expected_ms {
                 expected.push(sample(sensor, None, interval as f64 / 1000.0));
@@ -852,6 +869,7 @@ impl Collector for Board {
         for ((name, help), metrics) in BOARD.iter().zip([scores, zscores, seen, expected]) {
             push(name, help, metrics);
         }
+        push(INFO.0, INFO.1, infos);
         for (id, spec) in self.catalogue.iter() {
             let (name, help, _) = value_metric(spec);
             push(&name, &help, values.remove(&id).unwrap_or_default());

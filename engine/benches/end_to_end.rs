@@ -12,9 +12,9 @@
     reason = "a benchmark prints, and may stop"
 )]
 
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+mod common;
+
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use vigie_actors::clock::{Clock, SystemClock};
@@ -23,94 +23,9 @@ use vigie_actors::reading::{Identity, Reading};
 use vigie_actors::store::row::{Row, StoredValue};
 use vigie_wire::{BootId, HUMIDITY, SensorId, TEMPERATURE};
 
-const ENGINE: &str = env!("CARGO_BIN_EXE_engine");
+use common::{ENGINE, Engine};
+
 const SENSORS: u64 = 10_000;
-
-struct Engine {
-    child: Child,
-    mqtt: String,
-    http: String,
-    ready_after: Duration,
-}
-
-impl Engine {
-    fn start(dir: &Path) -> Self {
-        let begun = Instant::now();
-        let mut child = Command::new(ENGINE)
-            .args([
-                "run",
-                "--mqtt",
-                "127.0.0.1:0",
-                "--http",
-                "127.0.0.1:0",
-                "--data-dir",
-            ])
-            .arg(dir)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut find = |scheme: &str| {
-            loop {
-                let line = lines
-                    .next()
-                    .expect("the engine prints its addresses")
-                    .unwrap();
-                if let Some(at) = line.find(scheme) {
-                    let rest = &line[at + scheme.len()..];
-                    break rest.split([' ', '/']).next().unwrap_or(rest).to_owned();
-                }
-            }
-        };
-        let mqtt = find("mqtt://");
-        let http = find("http://");
-        let ready_after = begun.elapsed();
-        // Keeps the pipe open and empty.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self {
-            child,
-            mqtt,
-            http,
-            ready_after,
-        }
-    }
-
-    fn resident_mb(&self) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .unwrap();
-        let kb: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-        kb / 1024.0
-    }
-
-    /// Mean number of readings per commit so far.
-    fn readings_per_commit(&self) -> f64 {
-        use std::io::{Read, Write};
-        let mut stream = std::net::TcpStream::connect(&self.http).unwrap();
-        write!(
-            stream,
-            "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-        )
-        .unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        let value = |name: &str| -> f64 {
-            let line = text.lines().find(|line| line.starts_with(name)).unwrap();
-            line.split_whitespace().last().unwrap().parse().unwrap()
-        };
-        value("vigie_commit_readings_sum") / value("vigie_commit_readings_count")
-    }
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// What `engine simulate` says at its end.
 struct Published {
@@ -235,7 +150,7 @@ fn main() {
         let mut batch = 0.0;
         for _ in 0..3 {
             let dir = tempfile::tempdir().unwrap();
-            let engine = Engine::start(dir.path());
+            let engine = Engine::start(dir.path(), &[]);
             let args = [
                 "--rate",
                 "max",
@@ -266,7 +181,7 @@ fn main() {
 
     println!("latency publish → PUBACK, 4 connections");
     let dir = tempfile::tempdir().unwrap();
-    let engine = Engine::start(dir.path());
+    let engine = Engine::start(dir.path(), &[]);
     for (boot, rate) in [("lat2000", "2000"), ("lat20000", "20000")] {
         let args = [
             "--rate",
@@ -292,7 +207,7 @@ fn main() {
 
     println!("{total} readings into one engine");
     let dir = tempfile::tempdir().unwrap();
-    let engine = Engine::start(dir.path());
+    let engine = Engine::start(dir.path(), &[]);
     let count = total.to_string();
     let args = [
         "--rate",
@@ -312,7 +227,7 @@ fn main() {
     );
     // A kill, not a shutdown: the start has to repair as well.
     drop(engine);
-    let engine = Engine::start(dir.path());
+    let engine = Engine::start(dir.path(), &[]);
     println!(
         "  start after a kill: {:.2} s; resident {:.0} MB",
         engine.ready_after.as_secs_f64(),

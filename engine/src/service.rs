@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use vigie_actors::alert::link::Signer;
 use vigie_actors::clock::{Clock, SystemClock};
 use vigie_actors::forward;
+use vigie_actors::group::Groups;
 use vigie_actors::ingest::broker::{Broker, Link, Subscriptions, Surroundings};
 use vigie_actors::ingest::decode::Decode;
 use vigie_actors::ingest::intake::Intake;
@@ -103,6 +104,7 @@ impl Ground {
         let board = BoardConfig {
             max_sensors: config.metrics.max_sensor_series as usize,
             stale_intervals: i64::from(config.metrics.stale_intervals),
+            groups: Arc::new(Groups::new(&config.groups)),
         };
         let metrics = Metrics::new(&registry, &catalogue, board)?;
         Ok(Self {

@@ -257,7 +257,7 @@ const METRICS_BUILT_AT_RUN_TIME: &[&str] = &[
 const HISTOGRAM_SUFFIXES: &[&str] = &["_bucket", "_sum", "_count"];
 
 /// Directories that hold no source. Hidden ones are skipped too, but for `HIDDEN`.
-const NOT_SOURCE: &[&str] = &["target", "vigie-data"];
+const NOT_SOURCE: &[&str] = &["target", "vigie-data", "node_modules"];
 const HIDDEN: &[&str] = &[".cargo", ".ci", ".github"];
 
 #[test]

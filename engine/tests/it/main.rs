@@ -39,6 +39,7 @@ mod mosquitto;
 mod mqtt;
 mod outages;
 mod poison;
+mod prometheus;
 mod secrets;
 mod shutdown;
 mod smtp;

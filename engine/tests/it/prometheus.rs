@@ -1,0 +1,273 @@
+//! A real Prometheus with the rules of this repository, scraping the real engine: every expression of
+//! dashboards and rules gives data, and every metric of the engine is shown or watched.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::foreign::is_there;
+use super::harness::{Engine, PATIENCE, get, package_file, simulate, text_of, wait_until};
+use super::smtp::alarm;
+
+/// Expressions that are empty as long as all is well, or without a part that not everybody has; and
+/// why.
+const EMPTY_IS_FINE: [(&str, &str); 3] = [
+    ("vigie_mongodb", "there is no MongoDB"),
+    ("vigie_notice_budget_left", "mails are files"),
+    ("vigie_quarantined", "nothing was quarantined"),
+];
+
+/// Metrics that no panel and no rule shows, and why.
+const UNUSED: [(&str, &str); 1] = [(
+    "vigie_sensor_zscore",
+    "shown per sensor, with declared quantities of any name",
+)];
+
+struct Prometheus {
+    child: Child,
+    addr: SocketAddr,
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ended = self.child.kill();
+        let _status = self.child.wait();
+    }
+}
+
+impl Prometheus {
+    /// With the repository's config, but for addresses and pace.
+    fn start(dir: &Path, engine: SocketAddr) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = free.local_addr().unwrap();
+        drop(free);
+        let rules = package_file("../dashboards/rules/vigie.yml");
+        let config = fs::read_to_string(package_file("../prometheus.yml")).unwrap();
+        let config = config
+            .replace("dashboards/rules/*.yml", rules.to_str().unwrap())
+            .replace("localhost:8080", &engine.to_string())
+            .replace("15s", "1s");
+        let file = dir.join("prometheus.yml");
+        fs::write(&file, config).unwrap();
+        let child = Command::new("prometheus")
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                dir.join("tsdb").display()
+            ))
+            .arg(format!("--web.listen-address={addr}"))
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let prometheus = Self { child, addr };
+        wait_until("Prometheus", PATIENCE, || match get(addr, "/-/ready") {
+            Ok((200, _)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        prometheus
+    }
+
+    /// What it thinks of its rules. In HTTP/1.0, for long answers come in chunks otherwise.
+    fn rules(&self) -> Value {
+        let mut stream = TcpStream::connect(self.addr).unwrap();
+        let request = b"GET /api/v1/rules HTTP/1.0\r\n\r\n";
+        stream.write_all(request).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        serde_json::from_str(body).unwrap()
+    }
+
+    /// Samples that an expression gives now.
+    fn query(&self, expr: &str) -> Result<usize, String> {
+        let escaped = expr.bytes().fold(String::new(), |mut text, byte| {
+            write!(text, "%{byte:02x}").unwrap();
+            text
+        });
+        let path = format!("/api/v1/query?query={escaped}");
+        let (status, body) = get(self.addr, &path)?;
+        let answer: Value = serde_json::from_str(&body).map_err(|error| error.to_string())?;
+        if status != 200 {
+            return Err(format!("{}: {expr}", answer["error"]));
+        }
+        Ok(answer["data"]["result"].as_array().map_or(0, Vec::len))
+    }
+}
+
+/// What a dashboard asks for, as Grafana would send it.
+fn panel_expressions(file: &Path) -> Vec<(String, String)> {
+    let dashboard: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    let uid = text_of(&dashboard["uid"]);
+    let mut expressions = Vec::new();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let expr = text_of(&target["expr"])
+                .replace("$__rate_interval", "10s")
+                .replace("$__range", "1h")
+                .replace("sensor=\"$sensor\"", "sensor=\"C001\"")
+                .replace("$sensor", ".*")
+                .replace("$group", ".*");
+            assert!(!expr.contains('$'), "a variable is left: {expr}");
+            expressions.push((format!("{uid}: {}", text_of(&panel["title"])), expr));
+        }
+    }
+    expressions
+}
+
+fn dashboards() -> Vec<std::path::PathBuf> {
+    let names = ["fleet", "sensor", "engine", "alerts"];
+    names
+        .map(|name| package_file(&format!("../dashboards/vigie-{name}.json")))
+        .to_vec()
+}
+
+/// Names of this engine's metrics in a text.
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'));
+    let ours = words.filter(|word| word.starts_with("vigie_"));
+    ours.map(family).collect()
+}
+
+/// A histogram has several series.
+fn family(name: &str) -> String {
+    let parts = ["_bucket", "_sum", "_count"];
+    let bare = parts.iter().find_map(|part| name.strip_suffix(part));
+    bare.unwrap_or(name).to_owned()
+}
+
+#[test]
+fn every_panel_and_rule_has_data_and_every_metric_a_place() {
+    if !is_there("prometheus") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let config = "[groups.hall]\nsensors = [\"C*\"]\n";
+    fs::write(dir.path().join("vigie.toml"), config).unwrap();
+    let args = ["--mqtt", "127.0.0.1:0", "--config", "vigie.toml"];
+    let mut running = Engine::run_with(dir.path(), &args);
+    let prometheus = Prometheus::start(dir.path(), running.http);
+    simulate(
+        dir.path(),
+        &running.door(),
+        "--sensors 3 --rate 30 --duration 8s",
+    );
+    alarm(&running, "C001");
+    simulate(
+        dir.path(),
+        &running.door(),
+        "--sensors 3 --rate 30 --duration 8s --boot b",
+    );
+
+    let rules = fs::read_to_string(package_file("../dashboards/rules/vigie.yml")).unwrap();
+    let code = rules
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'));
+    let mut all = code.collect::<Vec<_>>().join("\n");
+    let mut empty = Vec::new();
+    let mut asked = 0;
+    for file in dashboards() {
+        for (panel, expr) in panel_expressions(&file) {
+            all += &expr;
+            all.push('\n');
+            asked += 1;
+            let fine = EMPTY_IS_FINE.iter().any(|(part, _)| expr.contains(part));
+            // What is computed by rules takes a moment.
+            let found = wait_until(&panel, Duration::from_secs(10), || {
+                match prometheus.query(&expr) {
+                    Ok(0) if !fine => Err(format!("empty: {expr}")),
+                    Ok(found) => Ok(Ok(found)),
+                    Err(error) => Ok(Err(error)),
+                }
+            });
+            match found {
+                Ok(_) => {}
+                Err(error) => empty.push(format!("{panel}: {error}")),
+            }
+        }
+    }
+    assert!(empty.is_empty(), "{empty:#?}");
+    assert!(asked > 60, "{asked} expressions");
+
+    let exported: BTreeSet<String> = running
+        .text("/metrics")
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+        .map(str::to_owned)
+        .collect();
+    let used = metrics_in(&all);
+    let known = |name: &String| {
+        exported.contains(name) || EMPTY_IS_FINE.iter().any(|(part, _)| name.starts_with(part))
+    };
+    let unknown: Vec<_> = used.iter().filter(|name| !known(name)).collect();
+    assert!(unknown.is_empty(), "no such metrics: {unknown:?}");
+    let listed = |name: &&String| !UNUSED.iter().any(|(unused, _)| unused == name);
+    let unused: Vec<_> = exported.difference(&used).filter(listed).collect();
+    assert!(unused.is_empty(), "no panel and no rule shows {unused:?}");
+    eprintln!("{asked} expressions of panels, {} metrics", exported.len());
+
+    let loaded = prometheus.rules();
+    let groups = loaded["data"]["groups"].as_array().unwrap();
+    let each = groups
+        .iter()
+        .flat_map(|group| group["rules"].as_array().unwrap());
+    let mut rules = 0;
+    for rule in each {
+        assert_eq!(rule["health"], "ok", "{rule}");
+        rules += 1;
+    }
+    assert_eq!(rules, 18);
+    running.process.stop();
+}
+
+/// Every alert has a heading in the runbook, and every dashboard what Grafana needs without a click.
+#[test]
+fn alerts_have_headings_and_dashboards_their_data_source() {
+    let rules = fs::read_to_string(package_file("../dashboards/rules/vigie.yml")).unwrap();
+    let runbook = fs::read_to_string(package_file("../docs/RUNBOOK.md")).unwrap();
+    let mut alerts = 0;
+    for line in rules.lines() {
+        let Some(alert) = line.trim().strip_prefix("- alert: ") else {
+            continue;
+        };
+        alerts += 1;
+        assert!(
+            runbook.contains(&format!("\n## {alert}\n")),
+            "{alert} has no heading"
+        );
+        let anchor = format!("runbook_url: docs/RUNBOOK.md#{}\n", alert.to_lowercase());
+        assert!(rules.contains(&anchor), "{alert} has no link");
+    }
+    assert_eq!(alerts, 15);
+    for file in dashboards() {
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(!text.contains("${DS_"), "{}", file.display());
+        let dashboard: Value = serde_json::from_str(&text).unwrap();
+        let variable = &dashboard["templating"]["list"][0];
+        assert_eq!(variable["type"], "datasource");
+        assert_eq!(variable["current"]["value"], "prometheus");
+        for panel in dashboard["panels"].as_array().unwrap() {
+            if panel["type"] == "row" {
+                continue;
+            }
+            let title = text_of(&panel["title"]);
+            assert_eq!(panel["datasource"]["uid"], "${datasource}", "{title}");
+            assert!(
+                panel["description"]
+                    .as_str()
+                    .is_some_and(|text| !text.is_empty()),
+                "{title}"
+            );
+            assert!(panel["fieldConfig"].is_object(), "{title}");
+        }
+    }
+    let provisioned = package_file("../grafana/provisioning/datasources/prometheus.yml");
+    let provisioned = fs::read_to_string(provisioned).unwrap();
+    assert!(provisioned.contains("uid: prometheus"), "{provisioned}");
+}
