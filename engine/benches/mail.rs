@@ -122,10 +122,12 @@ fn main() {
     }
     println!("2,000 readings/s for 10 s, 4 connections, medians of {RUNS} runs in turn");
     for (name, runs) in [("takes mails", &calm), ("stalls", &stuck)] {
+        let each: Vec<String> = runs.iter().map(|run| format!("{:.2}", run.1)).collect();
         println!(
-            "  server {name:<12} p50 {:.2} ms, p99 {:.2} ms ({:.0} incidents)",
+            "  server {name:<12} p50 {:.2} ms, p99 {:.2} ms (of {}), {:.0} incidents",
             median(runs.iter().map(|run| run.0)),
             median(runs.iter().map(|run| run.1)),
+            each.join(", "),
             median(runs.iter().map(|run| run.2)),
         );
     }
