@@ -156,7 +156,7 @@ const engine: Tile[] = [
   ], 8),
   timeseries("Forests", "Generation of the newest isolation forest, and new ones that were not fit.", "short", [
     ["vigie_forest_generation", "generation"],
-    ["vigie_forests_refused_total", "refused"],
+    ["increase(vigie_forests_refused_total[$__rate_interval])", "refused"],
   ], 8),
   stat("Version", "Of the engine.", "short", "vigie_build_info", 8, { label: "{{version}}" }),
   row("Sources"),

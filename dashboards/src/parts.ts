@@ -285,7 +285,7 @@ export function dashboard(uid: string, title: string, description: string, tiles
     title,
     description,
     tags: ["vigie"],
-    editable: true,
+    editable: false,
     graphTooltip: 1,
     refresh: "10s",
     schemaVersion: 39,

@@ -9,17 +9,15 @@
     clippy::panic,
     clippy::print_stdout,
     clippy::disallowed_types,
-    dead_code,
-    reason = "a benchmark prints, and may stop; it needs not all of what benchmarks share"
+    reason = "a benchmark prints, and may stop"
 )]
 
 mod common;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Command, Stdio};
 
-use common::{ENGINE, Engine};
+use common::{Engine, listed, median};
 use vigie_actors::clock::{Clock, SystemClock};
 
 const RUNS: usize = 5;
@@ -70,43 +68,19 @@ fn run(port: u16) -> (f64, f64, f64) {
     std::fs::write(&config, text).unwrap();
     let engine = Engine::start(dir.path(), &["--config", config.to_str().unwrap()]);
     let start = (SystemClock.now_ms() - 86_400_000).to_string();
-    let output = Command::new(ENGINE)
-        .args(["simulate", "--broker", &format!("mqtt://{}", engine.mqtt)])
-        .args(["--sensors", "2000", "--interval", "10s", "--rate", "2000"])
-        .args(["--duration", "10s", "--connections", "4", "--start", &start])
-        .args([
-            "--faults",
-            "sentinel",
-            "--fault-every",
-            "5",
-            "--fault-warmup",
-            "0",
-        ])
-        .stderr(Stdio::null())
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{text}");
-    let line = text
-        .lines()
-        .find(|line| line.starts_with("PUBACK"))
-        .unwrap();
-    let number = |mark: &str| -> f64 {
-        let rest = line.split_once(mark).unwrap().1.trim_start();
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.');
-        rest[..end.unwrap_or(rest.len())].parse().unwrap()
-    };
-    (
-        number("p50"),
-        number("p99"),
-        engine.metric("vigie_incidents_open"),
-    )
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    let (p50, p99) = engine.load(&[
+        "--sensors",
+        "2000",
+        "--start",
+        &start,
+        "--faults",
+        "sentinel",
+        "--fault-every",
+        "5",
+        "--fault-warmup",
+        "0",
+    ]);
+    (p50, p99, engine.metric("vigie_incidents_open"))
 }
 
 fn main() {
@@ -122,12 +96,11 @@ fn main() {
     }
     println!("2,000 readings/s for 10 s, 4 connections, medians of {RUNS} runs in turn");
     for (name, runs) in [("takes mails", &calm), ("stalls", &stuck)] {
-        let each: Vec<String> = runs.iter().map(|run| format!("{:.2}", run.1)).collect();
         println!(
             "  server {name:<12} p50 {:.2} ms, p99 {:.2} ms (of {}), {:.0} incidents",
             median(runs.iter().map(|run| run.0)),
             median(runs.iter().map(|run| run.1)),
-            each.join(", "),
+            listed(runs.iter().map(|run| run.1)),
             median(runs.iter().map(|run| run.2)),
         );
     }

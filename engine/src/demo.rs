@@ -35,6 +35,7 @@ fn tame(config: &mut Config) {
     config.mqtt.host = None;
     config.mongodb.uri = None;
     config.email.smtp_host = None;
+    config.incidents.gather = Span::secs(2);
     config.incidents.clear_after = Span::secs(15);
     config.incidents.cool_down = Span::secs(30);
 }

@@ -134,6 +134,8 @@ impl Endpoint {
     fn unreachable(&self, error: &ureq::Error) -> Undelivered {
         let words = match error {
             ureq::Error::Timeout(_) => format!("no answer within {} s", WITHIN.as_secs()),
+            // It hides its cause.
+            ureq::Error::Io(error) => tls::explain(error).unwrap_or_else(|| causes(error)),
             error => tls::explain(error).unwrap_or_else(|| causes(error)),
         };
         failed(Why::Unavailable, format!("{}: {words}", self.shown))

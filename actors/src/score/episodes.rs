@@ -87,6 +87,8 @@ pub struct Incidents {
     values: BySensor<Serial>,
     /// The sensor is not heard.
     unheard: BySensor<Serial>,
+    /// The sensor's last silence, while it is open or cooling down.
+    silenced: BySensor<Serial>,
     link: Option<Serial>,
     /// Since when the broker cannot be heard.
     deaf_ms: Option<i64>,
@@ -115,6 +117,7 @@ impl Incidents {
             next: 0,
             values: HashMap::default(),
             unheard: HashMap::default(),
+            silenced: HashMap::default(),
             link: None,
             deaf_ms: None,
             silence_of: HashMap::new(),
@@ -149,6 +152,7 @@ impl Incidents {
         self.all.clear();
         self.values.clear();
         self.unheard.clear();
+        self.silenced.clear();
         self.link = None;
         self.silence_of.clear();
         self.shift_of.clear();
@@ -179,6 +183,9 @@ impl Incidents {
             Kind::Silence => {
                 for sensor in incident.unheard() {
                     self.unheard.insert(*sensor, serial);
+                }
+                for sensor in incident.sensors() {
+                    self.silenced.insert(*sensor, serial);
                 }
                 self.silence_of.insert(incident.group.clone(), serial);
             }
@@ -232,7 +239,8 @@ impl Incidents {
             back_ms: None,
         };
         let latest = self.silence_of.get(&group).copied();
-        let serial = if let Some(serial) = self.joinable(latest, now_ms) {
+        let latest = self.joinable(latest, now_ms);
+        let serial = if let Some(serial) = self.relapses(sensor, now_ms).or(latest) {
             self.join(serial, member, verdict, now_ms);
             serial
         } else {
@@ -249,6 +257,20 @@ impl Incidents {
             ))
         };
         self.unheard.insert(sensor, serial);
+        self.silenced.insert(sensor, serial);
+    }
+
+    /// The sensor's last silence, if this one belongs to it. It goes on, then.
+    fn relapses(&mut self, sensor: SensorId, now_ms: i64) -> Option<Serial> {
+        let serial = *self.silenced.get(&sensor)?;
+        let incident = self.all.get_mut(&serial)?;
+        if incident.false_alarm.is_some() || is_past(incident, now_ms, &self.config) {
+            return None;
+        }
+        if !incident.is_open() {
+            reopen(incident);
+        }
+        Some(serial)
     }
 
     /// Somebody wants something done about incidents. Those that are past come from the store, by
@@ -346,8 +368,10 @@ impl Incidents {
         let incident = self.all.remove(&serial)?;
         self.changed.remove(&serial);
         for sensor in incident.sensors() {
-            if self.values.get(sensor) == Some(&serial) {
-                self.values.remove(sensor);
+            for known in [&mut self.values, &mut self.silenced] {
+                if known.get(sensor) == Some(&serial) {
+                    known.remove(sensor);
+                }
             }
         }
         self.silence_of.retain(|_, known| *known != serial);
@@ -396,9 +420,9 @@ impl Incidents {
             Kind::Silence => incident.unheard().next().is_some(),
             Kind::Link => self.deaf_ms.is_some(),
             Kind::Values | Kind::Shift => {
-                // What an unheard sensor does is not known.
+                // What sensors do that are not heard is not known; one of several is enough.
                 let unheard = |sensor: &SensorId| self.unheard.contains_key(sensor);
-                incident.sensors().any(unheard)
+                incident.sensors().all(unheard)
             }
         };
         incident.is_open()

@@ -1,5 +1,7 @@
 //! A running engine, for benchmarks that need the real binary.
 
+#![allow(dead_code, reason = "none of them needs all of it")]
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -77,6 +79,13 @@ impl Engine {
 
     /// The first series that begins so.
     pub(crate) fn metric(&self, name: &str) -> f64 {
+        let text = self.scrape();
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().last().unwrap().parse().unwrap()
+    }
+
+    /// What Prometheus gets.
+    pub(crate) fn scrape(&self) -> String {
         use std::io::{Read, Write};
         let mut stream = std::net::TcpStream::connect(&self.http).unwrap();
         write!(
@@ -86,9 +95,46 @@ impl Engine {
         .unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
-        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
-        line.split_whitespace().last().unwrap().parse().unwrap()
+        text
     }
+
+    /// Publishes with four connections for ten seconds, 2,000 readings/s, and with more arguments.
+    /// Median and 99th percentile of publish → PUBACK, ms.
+    pub(crate) fn load(&self, more: &[&str]) -> (f64, f64) {
+        let output = Command::new(ENGINE)
+            .args(["simulate", "--broker", &format!("mqtt://{}", self.mqtt)])
+            .args(["--interval", "10s", "--rate", "2000", "--duration", "10s"])
+            .args(["--connections", "4"])
+            .args(more)
+            .stderr(Stdio::null())
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{text}");
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("PUBACK"))
+            .unwrap();
+        let number = |mark: &str| -> f64 {
+            let rest = line.split_once(mark).unwrap().1.trim_start();
+            let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.');
+            rest[..end.unwrap_or(rest.len())].parse().unwrap()
+        };
+        (number("p50"), number("p99"))
+    }
+}
+
+/// The middle one.
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// As people read a list of milliseconds.
+pub(crate) fn listed(values: impl Iterator<Item = f64>) -> String {
+    let each: Vec<String> = values.map(|value| format!("{value:.2}")).collect();
+    each.join(", ")
 }
 
 impl Drop for Engine {

@@ -15,6 +15,7 @@ use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
 use vigie_actors::alert::link::hmac_hex;
 
+use super::certificates::{Authority, Identity, Valid};
 use super::foreign::is_there;
 use super::harness::{
     Engine, PATIENCE, engine, get, now_ms, package_file, setting, simulate, text_of, wait_until,
@@ -579,20 +580,83 @@ fn programs_get_each_notice_signed_and_only_what_is_theirs() {
     assert_eq!(got.len(), 1);
 }
 
+/// Takes POSTs over TLS, and says so line by line: the port first.
+const TLS_RECEIVER: &str = "\
+import http.server, ssl, sys
+class Taker(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers['content-length']))
+        self.send_response(204); self.end_headers()
+        print(self.path, len(body), flush=True)
+server = http.server.HTTPServer(('127.0.0.1', 0), Taker)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[1], sys.argv[2])
+server.socket = context.wrap_socket(server.socket, server_side=True)
+print(server.server_address[1], flush=True)
+server.serve_forever()
+";
+
+#[test]
+fn webhooks_are_encrypted_and_the_other_side_is_who_it_should_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new(dir.path(), "hook-ca");
+    let Identity { cert, key } = authority.server("hook", &["localhost"], Valid::Now);
+    let mut child = Command::new("python3")
+        .args(["-c", TLS_RECEIVER])
+        .args([&cert, &key])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let port = lines.next().unwrap().unwrap();
+    let test = |host: &str, more: &str| {
+        let config = format!("[webhook.x]\nurl = \"https://{host}:{port}/secret-path\"\n{more}");
+        fs::write(dir.path().join("vigie.toml"), config).unwrap();
+        let args = [
+            "test-alert",
+            "--channel",
+            "webhook-x",
+            "--config",
+            "vigie.toml",
+        ];
+        engine(dir.path(), &args)
+    };
+    let ca = format!("ca_file = \"{}\"\n", authority.file.display());
+    let strange = test("localhost", "").expect(1, &["did not go by webhook-x"]);
+    assert!(strange.stdout.contains("unknown issuer"), "{strange:?}");
+    let elsewhere = test("127.0.0.1", &ca).expect(1, &[]);
+    assert!(
+        elsewhere.stdout.contains("for another host"),
+        "{elsewhere:?}"
+    );
+    let delivered = test("localhost", &ca).expect(0, &[]);
+    assert!(delivered.stdout.contains("delivered"), "{delivered:?}");
+    let line = lines.next().unwrap().unwrap();
+    assert!(line.starts_with("/secret-path "), "{line}");
+    for said in [strange, elsewhere, delivered] {
+        assert!(!said.stdout.contains("secret-path"), "{said:?}");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 /// Alertmanager, on a port of its own.
-struct Manager {
+pub(crate) struct Manager {
     child: Child,
     addr: SocketAddr,
 }
 
 impl Manager {
     fn start(dir: &Path, addr: SocketAddr) -> Self {
+        let nobody = "route:\n  receiver: nobody\nreceivers:\n  - name: nobody\n";
+        Self::start_with(dir, addr, nobody)
+    }
+
+    /// With a config of its own.
+    pub(crate) fn start_with(dir: &Path, addr: SocketAddr, text: &str) -> Self {
         let config = dir.join("alertmanager.yml");
-        fs::write(
-            &config,
-            "route:\n  receiver: nobody\nreceivers:\n  - name: nobody\n",
-        )
-        .unwrap();
+        fs::write(&config, text).unwrap();
         let child = Command::new("prometheus-alertmanager")
             .arg(format!("--config.file={}", config.display()))
             .arg(format!(

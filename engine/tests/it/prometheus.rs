@@ -12,8 +12,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::alerts::Manager;
 use super::foreign::is_there;
 use super::harness::{Engine, PATIENCE, get, package_file, simulate, text_of, wait_until};
+use super::mail_server::{MailServer, PASSWORD};
 use super::smtp::alarm;
 
 /// Expressions that are empty as long as all is well, or without a part that not everybody has; and
@@ -45,14 +47,18 @@ impl Drop for Prometheus {
 impl Prometheus {
     /// With the repository's config, but for addresses and pace.
     fn start(dir: &Path, engine: SocketAddr) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let addr = free.local_addr().unwrap();
-        drop(free);
         let rules = package_file("../dashboards/rules/vigie.yml");
+        Self::start_with(dir, engine, &rules, free())
+    }
+
+    /// With other rules, and an Alertmanager.
+    fn start_with(dir: &Path, engine: SocketAddr, rules: &Path, manager: SocketAddr) -> Self {
+        let addr = free();
         let config = fs::read_to_string(package_file("../prometheus.yml")).unwrap();
         let config = config
             .replace("dashboards/rules/*.yml", rules.to_str().unwrap())
             .replace("localhost:8080", &engine.to_string())
+            .replace("localhost:9093", &manager.to_string())
             .replace("15s", "1s");
         let file = dir.join("prometheus.yml");
         fs::write(&file, config).unwrap();
@@ -99,6 +105,12 @@ impl Prometheus {
         }
         Ok(answer["data"]["result"].as_array().map_or(0, Vec::len))
     }
+}
+
+/// An address that nobody listens on.
+fn free() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
 }
 
 /// What a dashboard asks for, as Grafana would send it.
@@ -226,6 +238,73 @@ fn every_panel_and_rule_has_data_and_every_metric_a_place() {
     running.process.stop();
 }
 
+/// The second way: when the engine itself cannot tell anybody any more.
+#[test]
+fn when_the_engine_is_gone_somebody_gets_a_mail_from_alertmanager() {
+    if !is_there("prometheus") || !is_there("prometheus-alertmanager") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = MailServer::start(dir.path()) else {
+        return;
+    };
+    let address = free();
+    let config = format!(
+        "global:\n  smtp_smarthost: localhost:{}\n  smtp_from: alertmanager@example.org\n  \
+         smtp_auth_username: me@example.org\n  smtp_auth_password: {PASSWORD}\n\
+         route:\n  receiver: people\n  group_wait: 1s\n\
+         receivers:\n  - name: people\n    email_configs:\n      - to: you@example.org\n        \
+         tls_config:\n          ca_file: {}\n",
+        server.port,
+        server.authority.file.display(),
+    );
+    let _manager = Manager::start_with(dir.path(), address, &config);
+    let mut running = Engine::run(dir.path());
+    // Nobody waits for three minutes here.
+    let rules = fs::read_to_string(package_file("../dashboards/rules/vigie.yml")).unwrap();
+    let hasty = dir.path().join("vigie.yml");
+    fs::write(&hasty, rules.replace("for: 3m", "for: 1s")).unwrap();
+    let prometheus = Prometheus::start_with(dir.path(), running.http, &hasty, address);
+    wait_until("the first scrape", PATIENCE, || {
+        match prometheus.query("up == 1") {
+            Ok(1) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    running.process.kill();
+    let mail = &server.wait_mails(1, PATIENCE)[0];
+    assert!(text_of(&mail["subject"]).contains("VigieDown"), "{mail}");
+    let html = text_of(&mail["html"]);
+    assert!(html.contains("nobody watches over the sensors"), "{html}");
+}
+
+/// What Grafana's dashboard linter asks of a panel: a unit, and counters only as what they grow by.
+/// (Its rules about `job` and `instance` variables are left out: there is one engine.)
+fn check_panel(panel: &Value, title: &str) {
+    let table = panel["type"] == "table";
+    let unit = &panel["fieldConfig"]["defaults"]["unit"];
+    assert!(table || unit.is_string(), "{title} has no unit");
+    let targets = panel["targets"].as_array().unwrap();
+    assert!(!targets.is_empty(), "{title} asks for nothing");
+    for target in targets {
+        assert_eq!(target["datasource"]["uid"], "${datasource}", "{title}");
+        let expr = text_of(&target["expr"]);
+        for (at, _) in expr.match_indices("vigie_") {
+            let name = metrics_in(&expr[at..]).into_iter().next();
+            let whole: String = expr[at..]
+                .chars()
+                .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
+                .collect();
+            let grows = ["_total", "_bucket", "_sum", "_count"];
+            if grows.iter().any(|end| whole.ends_with(end)) {
+                let before = &expr[..at];
+                let counted = before.ends_with("rate(") || before.ends_with("increase(");
+                assert!(counted, "{title}: {name:?} is a counter: {expr}");
+            }
+        }
+    }
+}
+
 /// Every alert has a heading in the runbook, and every dashboard what Grafana needs without a click.
 #[test]
 fn alerts_have_headings_and_dashboards_their_data_source() {
@@ -249,6 +328,7 @@ fn alerts_have_headings_and_dashboards_their_data_source() {
         let text = fs::read_to_string(&file).unwrap();
         assert!(!text.contains("${DS_"), "{}", file.display());
         let dashboard: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(dashboard["editable"], false, "files are the truth");
         let variable = &dashboard["templating"]["list"][0];
         assert_eq!(variable["type"], "datasource");
         assert_eq!(variable["current"]["value"], "prometheus");
@@ -264,7 +344,7 @@ fn alerts_have_headings_and_dashboards_their_data_source() {
                     .is_some_and(|text| !text.is_empty()),
                 "{title}"
             );
-            assert!(panel["fieldConfig"].is_object(), "{title}");
+            check_panel(panel, &title);
         }
     }
     let provisioned = package_file("../grafana/provisioning/datasources/prometheus.yml");

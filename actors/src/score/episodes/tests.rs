@@ -235,6 +235,22 @@ fn a_gap_that_nobody_looked_at_is_told_afterwards() {
     assert_eq!(story.ids(), ["C001-300000", "C001-300000-silence"]);
 }
 
+/// Bad Wi-Fi: gone and back, again and again.
+#[test]
+fn a_sensor_that_comes_and_goes_is_one_incident() {
+    let mut story = Story::new(|config| config.cool_down = Span::secs(6 * 3600));
+    for time in 0..24 {
+        story.falls_silent(60 * time, "C001");
+        story.tick(60 * time + 1);
+        for minute in 2..60 {
+            story.normal(60 * time + minute, "C001");
+        }
+    }
+    assert_eq!(story.ids(), ["C001-0-silence"]);
+    assert!(story.told.len() < 12, "{:?}", story.told);
+    assert_eq!(story.stored["C001-0-silence"].size(), 1);
+}
+
 #[test]
 fn an_incident_does_not_end_while_its_sensor_is_silent() {
     let mut story = Story::new(|_| {});
