@@ -153,7 +153,7 @@ impl Incidents {
         self.values.clear();
         self.unheard.clear();
         self.silenced.clear();
-        self.link = None;
+        (self.link, self.deaf_ms) = (None, None);
         self.silence_of.clear();
         self.shift_of.clear();
         self.lately.clear();
@@ -189,7 +189,13 @@ impl Incidents {
                 }
                 self.silence_of.insert(incident.group.clone(), serial);
             }
-            Kind::Link => self.link = Some(serial),
+            Kind::Link => {
+                self.link = Some(serial);
+                // Until the broker is heard it counts as away, after a restart as well.
+                if incident.is_open() {
+                    self.deaf_ms.get_or_insert(incident.first.since_ms);
+                }
+            }
         }
         self.all.insert(serial, incident);
         self.changed.insert(serial);

@@ -454,6 +454,23 @@ fn a_lost_broker_is_one_incident_about_the_broker() {
 }
 
 #[test]
+fn a_restart_while_the_broker_is_away_tells_nothing() {
+    let mut story = Story::new(|_| {});
+    story.deaf = true;
+    story.tick_to(1..=60);
+    story.restart();
+    // Nobody knows yet whether it is back.
+    story.deaf = false;
+    story.tick(61);
+    story.deaf = true;
+    story.tick_to(62..=80);
+    assert_eq!(story.told, [(3, Opened)]);
+    story.deaf = false;
+    story.tick_to(81..=91);
+    assert_eq!(story.told, [(3, Opened), (91, Resolved)]);
+}
+
+#[test]
 fn reminders_come_less_and_less_until_somebody_looks_after_it() {
     let mut story = Story::new(|config| config.remind_after = Span::secs(4 * 3600));
     story.falls_silent(0, "C001");
