@@ -40,6 +40,7 @@ mod encode;
 #[cfg(test)]
 mod fuzz;
 mod id;
+pub mod node;
 mod quantity;
 mod reading;
 pub mod topic;

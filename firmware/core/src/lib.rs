@@ -1,0 +1,42 @@
+//! Everything of the node that is not a peripheral. The same code runs on a chip and on a PC.
+//!
+//! # Architecture
+//!
+//! ```text
+//!  Sensor(s) ──▶ sampling ──▶ queue (flash) ──▶ session (MQTT 5) ──▶ Network::dial ──▶ broker
+//!                   │             ▲                    │
+//!                 Board         Flash          PUBACK removes
+//! ```
+//!
+//! A chip or a PC provides five things and calls [`Node::open`] and [`Node::run`]:
+//!
+//! - [`Board`]: uptime, waiting, random numbers, text out, the watchdog;
+//! - [`Network`]: one dialled connection (TLS is inside the dialler) and one UDP exchange. Joining
+//!   Wi-Fi and keeping the address is the glue's own task: while there is no network, both calls say
+//!   [`DialError::NoNetwork`], and the core tries again later;
+//! - [`Sensor`]s, boxed as [`AnySensor`], each with the index of its entry in the config;
+//! - two pieces of flash, as [`MultiwriteNorFlash`](embedded_storage_async::nor_flash::MultiwriteNorFlash):
+//!   one for the queue, one for the few facts that outlive a boot ([`Parts`]);
+//! - [`Keys`]: what somebody types at the console. A node without a console passes [`NoKeys`].
+//!
+//! Everything runs in one task: [`Node::run`] joins sampling, uplink and console, and returns when
+//! the chip has to do something itself ([`Ended`]): sleep, or restart. No callback is called from an
+//! interrupt, and nothing here needs `Send`.
+//!
+//! The config comes out of its partition by [`vigie_wire::node::Config::decode`]; the glue reads the
+//! bytes, builds drivers and Wi-Fi from it, and hands it on.
+#![no_std]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod board;
+mod network;
+mod node;
+mod sensor;
+
+pub use board::{Board, Keys, NoKeys};
+pub use network::{DialError, Network, Target};
+pub use node::{Ended, Node, OpenError, Parts, Retained, Start};
+pub use sensor::{AnySensor, Quantity, Sensor, SensorError, Values};

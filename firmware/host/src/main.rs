@@ -1,0 +1,2 @@
+//! The node on a PC.
+fn main() {}
