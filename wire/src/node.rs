@@ -36,8 +36,8 @@ pub struct Config {
     /// The pin map: a name that the firmware knows (`esp32c3-devkitm-1`); empty on a PC.
     #[serde(default)]
     pub board: String,
-    /// s between two readings.
-    pub interval_s: u32,
+    /// ms between two readings.
+    pub interval_ms: u32,
     /// What it does in between.
     #[serde(default)]
     pub sleep: Sleep,
@@ -215,6 +215,38 @@ impl Config {
     /// The id under which a sensor's values go out.
     pub fn id_of(&self, sensor: &Sensor) -> SensorId {
         sensor.id.unwrap_or(self.id)
+    }
+}
+
+// Passwords are not shown, whatever prints these.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("id", &self.id)
+            .field("interval_ms", &self.interval_ms)
+            .field("wifi", &self.wifi)
+            .field("broker", &self.broker)
+            .field("sensors", &self.sensors)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Wifi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wifi")
+            .field("ssid", &self.ssid)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broker")
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .field("tls", &self.tls)
+            .field("user", &self.user)
+            .finish_non_exhaustive()
     }
 }
 

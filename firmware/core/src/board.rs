@@ -17,12 +17,12 @@ pub trait Board {
     fn print(&self, line: &str);
 
     /// Tells the watchdog that the node lives. Called at least every
-    /// [`FEED_EVERY_MS`](Board::FEED_EVERY_MS) while [`Node::run`](crate::Node::run) makes progress.
+    /// [`FEED_EVERY_MS`] while [`Node::run`](crate::Node::run) lives.
     fn feed(&self) {}
-
-    /// How often the core calls [`feed`](Board::feed): give the watchdog three times as long.
-    const FEED_EVERY_MS: u64 = 5_000;
 }
+
+/// How often the core calls [`Board::feed`]: give the watchdog six times as long.
+pub const FEED_EVERY_MS: u64 = 5_000;
 
 /// What is typed at the console.
 pub trait Keys {

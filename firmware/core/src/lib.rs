@@ -24,7 +24,8 @@
 //! interrupt, and nothing here needs `Send`.
 //!
 //! The config comes out of its partition by [`vigie_wire::node::Config::decode`]; the glue reads the
-//! bytes, builds drivers and Wi-Fi from it, and hands it on.
+//! bytes, applies [`with_changes`] for what it needs itself (Wi-Fi), builds drivers from it, and hands
+//! the decoded config on as it was.
 #![no_std]
 
 extern crate alloc;
@@ -32,11 +33,25 @@ extern crate alloc;
 extern crate std;
 
 mod board;
+mod clock;
+mod console;
+mod entry;
+mod facts;
 mod network;
 mod node;
+mod queue;
+mod sampling;
 mod sensor;
+mod session;
+mod settings;
+mod shared;
+mod sntp;
+mod uplink;
 
-pub use board::{Board, Keys, NoKeys};
+pub use board::{Board, FEED_EVERY_MS, Keys, NoKeys};
 pub use network::{DialError, Network, Target};
-pub use node::{Ended, Node, OpenError, Parts, Retained, Start};
+pub use node::{Ended, MAX_IDS, Node, OpenError, Parts, Retained, Start, Timing};
+pub use queue::{capacity_hours, capacity_readings, page_life_years};
 pub use sensor::{AnySensor, Quantity, Sensor, SensorError, Values};
+pub use settings::with_changes;
+pub use shared::Counts;

@@ -50,7 +50,7 @@ impl fmt::Display for DialError {
 
 impl core::error::Error for DialError {}
 
-/// Connections out of the node.
+/// Connections out of the node. By shared reference: a time server is asked while a connection is open.
 pub trait Network {
     /// An open connection, after the TLS handshake if there is one. Dropping it closes it.
     type Link<'n>: Read + Write
@@ -60,14 +60,14 @@ pub trait Network {
     /// Connects. Certificates are always verified: chain, host name and dates. The core gives up
     /// (drops the future) after 30 s.
     fn dial<'n>(
-        &'n mut self,
+        &'n self,
         target: Target<'_>,
     ) -> impl Future<Output = Result<Self::Link<'n>, DialError>>;
 
     /// Sends one UDP datagram to `host:port` and waits for one that comes back from there; gives
     /// its length, cut to `reply`. The core drops the future when it has waited long enough.
     fn exchange(
-        &mut self,
+        &self,
         host: &str,
         port: u16,
         request: &[u8],

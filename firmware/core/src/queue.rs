@@ -1,0 +1,312 @@
+//! Where readings wait until they are acknowledged: flash, and the oldest of them in RAM as well.
+//!
+//! Every reading is in flash before the sampling loop goes on, so that a power cut at any moment
+//! costs at most the reading that is being taken. The flash side is the queue of
+//! `sequential-storage`: append-only pages, a checksum per item, an item is removed by clearing its
+//! checksum, and a page is erased only when it comes round again. `ekv` was the other candidate: a
+//! key-value store in a log-structured merge tree, which rewrites entries when it compacts and
+//! offers an order only by key; a queue needs neither.
+//!
+//! Wear: an entry of two quantities takes 64 bytes, 63 go on a page of 4 KiB. With 64 pages
+//! (256 KiB) and a reading every 10 s, a page is erased every 11 h; at 100,000 erasures that flash
+//! chips are sold for, that is more than 100 years ([`page_life_years`] computes it). Writing each
+//! reading through is therefore affordable, and there is no second place where it could be lost.
+//!
+//! If the flash itself fails, readings wait in RAM only, up to [`SPARE`], and are counted.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use embedded_storage_async::nor_flash::{MultiwriteNorFlash, NorFlash};
+use sequential_storage::Error;
+use sequential_storage::cache::page_pointers::HeapPagePointers;
+use sequential_storage::cache::page_states::HeapPageStates;
+use sequential_storage::cache::{Cache, Uncached};
+use sequential_storage::queue::{QueueConfig, QueueStorage};
+
+use crate::OpenError;
+use crate::entry::{Entry, MAX_BYTES, Taken};
+
+/// How many of the oldest are in RAM as well: more than may be in flight.
+pub(crate) const WINDOW: usize = 24;
+
+/// How many wait in RAM when the flash fails.
+const SPARE: usize = 64;
+
+/// How many boots without a clock are told apart.
+const BOOTS: usize = 64;
+
+type Store<F> = QueueStorage<F, Cache<HeapPageStates, HeapPagePointers, Uncached, ()>>;
+
+/// The readings that wait, oldest first. Each has a number: the first ever is 0.
+pub(crate) struct Queue<F: MultiwriteNorFlash> {
+    store: Store<F>,
+    buffer: Vec<u8>,
+    /// The number of the oldest.
+    first: u64,
+    /// How many are in flash.
+    stored: usize,
+    /// The oldest in flash, in the same order.
+    window: VecDeque<Entry>,
+    /// Those that the flash did not take; newer than all in it.
+    spare: VecDeque<Entry>,
+    boots: Vec<Boot>,
+    dropped: u64,
+    flash_errors: u64,
+}
+
+/// A boot whose readings have no time: when its newest was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Boot {
+    pub(crate) id: [u8; 8],
+    pub(crate) last_ms: u64,
+}
+
+impl<F: MultiwriteNorFlash> Queue<F> {
+    /// Takes what an earlier boot left.
+    pub(crate) async fn open(flash: F) -> Result<Self, OpenError> {
+        let pages = flash.capacity() / F::ERASE_SIZE;
+        let end = u32::try_from(pages * F::ERASE_SIZE).map_err(|_| OpenError::Flash)?;
+        let config = QueueConfig::try_new(0..end).map_err(|_| OpenError::Flash)?;
+        if pages < 2 {
+            return Err(OpenError::Flash);
+        }
+        let cache = Cache::new(
+            HeapPageStates::new(pages),
+            HeapPagePointers::new(pages),
+            Uncached,
+        );
+        let mut queue = Self {
+            store: QueueStorage::new(flash, config, cache),
+            buffer: alloc::vec![0; MAX_BYTES.next_multiple_of(32)],
+            first: 0,
+            stored: 0,
+            window: VecDeque::with_capacity(WINDOW),
+            spare: VecDeque::new(),
+            boots: Vec::new(),
+            dropped: 0,
+            flash_errors: 0,
+        };
+        if queue.look_through().await.is_err() {
+            // Not readable at all, which no power cut brings about: better empty than dead.
+            queue.flash_errors += 1;
+            let _still_broken = queue.store.erase_all().await;
+            queue.window.clear();
+            queue.stored = 0;
+        }
+        Ok(queue)
+    }
+
+    /// Counts what is there, and takes the oldest into RAM.
+    async fn look_through(&mut self) -> Result<(), Error<F::Error>> {
+        self.window.clear();
+        self.stored = 0;
+        let mut items = self.store.iter().await?;
+        while let Some(item) = items.next(&mut self.buffer).await? {
+            let Some(entry) = Entry::decode(&item) else {
+                // Of another version of the firmware, or not from here.
+                item.pop().await?;
+                self.dropped += 1;
+                continue;
+            };
+            note(&mut self.boots, &entry);
+            self.stored += 1;
+            if self.window.len() < WINDOW {
+                self.window.push_back(entry);
+            }
+        }
+        Ok(())
+    }
+
+    /// How many wait.
+    pub(crate) fn len(&self) -> usize {
+        self.stored + self.spare.len()
+    }
+
+    /// How many were dropped because there was no room, the oldest first.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// How often the flash failed.
+    pub(crate) fn flash_errors(&self) -> u64 {
+        self.flash_errors
+    }
+
+    /// Boots without a clock, oldest first.
+    pub(crate) fn boots(&self) -> &[Boot] {
+        &self.boots
+    }
+
+    /// The number of the oldest.
+    pub(crate) fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// Puts one behind all others. When this returns it is in flash, or the flash does not work.
+    pub(crate) async fn push(&mut self, entry: Entry) {
+        note(&mut self.boots, &entry);
+        let bytes = entry.encode();
+        // What could not be written goes first, or the order would change.
+        while let Some(waiting) = self.spare.front() {
+            let bytes = waiting.encode();
+            if !self.write(&bytes).await {
+                break;
+            }
+            if let Some(entry) = self.spare.pop_front() {
+                self.count_stored(entry);
+            }
+        }
+        if self.spare.is_empty() && self.write(&bytes).await {
+            self.count_stored(entry);
+            return;
+        }
+        self.flash_errors += 1;
+        if self.spare.len() == SPARE {
+            // Those in flash are older, but they are safe there.
+            self.spare.pop_front();
+            self.dropped += 1;
+        }
+        self.spare.push_back(entry);
+    }
+
+    fn count_stored(&mut self, entry: Entry) {
+        if self.window.len() == self.stored && self.window.len() < WINDOW {
+            self.window.push_back(entry);
+        }
+        self.stored += 1;
+    }
+
+    /// Whether the flash has it.
+    async fn write(&mut self, bytes: &[u8]) -> bool {
+        loop {
+            match self.store.push(bytes, false).await {
+                Ok(()) => return true,
+                Err(Error::FullStorage) => {
+                    if !self.remove_oldest().await {
+                        return false;
+                    }
+                    self.dropped += 1;
+                }
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Takes the oldest out of the flash.
+    async fn remove_oldest(&mut self) -> bool {
+        match self.store.pop(&mut self.buffer).await {
+            Ok(Some(_)) => {
+                self.first += 1;
+                self.stored = self.stored.saturating_sub(1);
+                self.window.pop_front();
+                true
+            }
+            Ok(None) => {
+                // Its checksum went bad while it waited: it is lost.
+                self.dropped += self.stored as u64;
+                self.first += self.stored as u64;
+                self.stored = 0;
+                self.window.clear();
+                false
+            }
+            Err(_) => {
+                self.flash_errors += 1;
+                false
+            }
+        }
+    }
+
+    /// The one with this number, if it waits.
+    pub(crate) async fn get(&mut self, number: u64) -> Option<Entry> {
+        let place = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        if place >= self.stored {
+            return self.spare.get(place - self.stored).cloned();
+        }
+        if place >= self.window.len() && place < WINDOW && self.fill().await.is_err() {
+            self.flash_errors += 1;
+        }
+        self.window.get(place).cloned()
+    }
+
+    /// Reads on behind the window until it is full.
+    async fn fill(&mut self) -> Result<(), Error<F::Error>> {
+        let known = self.window.len();
+        let mut items = self.store.iter().await?;
+        let mut place = 0;
+        while self.window.len() < WINDOW {
+            let Some(item) = items.next(&mut self.buffer).await? else {
+                break;
+            };
+            if place >= known
+                && let Some(entry) = Entry::decode(&item)
+            {
+                self.window.push_back(entry);
+            }
+            place += 1;
+        }
+        Ok(())
+    }
+
+    /// Removes the oldest: it was acknowledged. False if the flash does not let go of it: then it
+    /// is sent again after the next boot, and the engine knows that it has it.
+    pub(crate) async fn pop(&mut self) -> bool {
+        if self.stored > 0 {
+            return self.remove_oldest().await;
+        }
+        if self.spare.pop_front().is_some() {
+            self.first += 1;
+        }
+        true
+    }
+}
+
+/// Keeps in mind when the newest reading of a boot without a clock was taken.
+fn note(boots: &mut Vec<Boot>, entry: &Entry) {
+    let Taken::Uptime(last_ms) = entry.taken else {
+        return;
+    };
+    match boots.last_mut() {
+        Some(boot) if boot.id == entry.boot => boot.last_ms = boot.last_ms.max(last_ms),
+        _ => {
+            if boots.len() == BOOTS {
+                boots.remove(0);
+            }
+            boots.push(Boot {
+                id: entry.boot,
+                last_ms,
+            });
+        }
+    }
+}
+
+/// Bytes in flash of an entry with a sensor id of 4 characters and so many quantities.
+const fn entry_bytes(quantities: usize) -> usize {
+    const HEADER: usize = 8;
+    (HEADER + 2 + 8 + 8 + 8 + 4 + 2 + 4 + 1 + 9 * quantities).next_multiple_of(4)
+}
+
+/// How many readings of so many quantities a queue of so many bytes holds for certain: one page is
+/// always being erased.
+pub fn capacity_readings<F: NorFlash>(flash_bytes: usize, quantities: usize) -> usize {
+    let per_page = (F::ERASE_SIZE - 2 * F::WRITE_SIZE) / entry_bytes(quantities);
+    (flash_bytes / F::ERASE_SIZE).saturating_sub(1) * per_page
+}
+
+/// For how many hours readings wait at most, at one reading per `interval_ms`.
+pub fn capacity_hours<F: NorFlash>(flash_bytes: usize, quantities: usize, interval_ms: u32) -> f64 {
+    capacity_readings::<F>(flash_bytes, quantities) as f64 * f64::from(interval_ms) / 3_600_000.0
+}
+
+/// For how many years the flash lasts if each page stands `erasures`.
+pub fn page_life_years<F: NorFlash>(
+    flash_bytes: usize,
+    quantities: usize,
+    interval_ms: u32,
+    erasures: u32,
+) -> f64 {
+    let pages = (flash_bytes / F::ERASE_SIZE) as f64;
+    let per_page = ((F::ERASE_SIZE - 2 * F::WRITE_SIZE) / entry_bytes(quantities)) as f64;
+    let ms = pages * per_page * f64::from(interval_ms) * f64::from(erasures);
+    ms / (365.25 * 86_400_000.0)
+}
