@@ -27,6 +27,12 @@ PROGRAMS=(
     python3:python3-venv
     javac:default-jdk-headless
     mvn:maven
+    clang:clang
+    libclang:libclang-dev
+    cmake:cmake
+    ninja:ninja-build
+    pkg-config:pkg-config
+    libudev:libudev-dev
 )
 # Debian starts these on installation; the tests start their own.
 SERVICES=(mosquitto prometheus prometheus-alertmanager)
@@ -126,12 +132,14 @@ toolchain() {
 missing() {
     local entry
     for entry in "${PROGRAMS[@]}"; do
-        if [[ $entry == python3:* ]]; then
+        case "$entry" in
             # Debian keeps this module of Python in a package of its own.
-            python3 -c "import ensurepip, venv" 2>/dev/null || echo "$entry"
-        else
-            command -v "${entry%%:*}" >/dev/null || echo "$entry"
-        fi
+            python3:*) python3 -c "import ensurepip, venv" 2>/dev/null ;;
+            # Libraries, for the firmware: no program says that they are there.
+            libclang:*) [[ -n ${LIBCLANG_PATH:-} ]] || compgen -G "/usr/lib/llvm-*/lib/libclang*.so*" >/dev/null ;;
+            libudev:*) pkg-config --exists libudev 2>/dev/null ;;
+            *) command -v "${entry%%:*}" >/dev/null ;;
+        esac || echo "$entry"
     done
 }
 
@@ -210,6 +218,15 @@ dashboards() {
     }
 }
 
+# The node for the chips that stable Rust can build for.
+chips() {
+    local status=0
+    firmware/images.sh --clippy || status=$?
+    # Its own word for "cannot run here".
+    if ((status == 77)); then needs "what firmware/README.md names (above it says what is missing)"; fi
+    return "$status"
+}
+
 prometheus_rules() {
     promtool check config prometheus.yml
     promtool check rules dashboards/rules/vigie.yml
@@ -265,6 +282,7 @@ if ! $quick; then
 fi
 step "tests" cargo test "${locked[@]}" --workspace --no-fail-fast
 if ! $quick; then
+    step "firmware: ESP32-C3 and C6" chips
     step "documentation" documentation
     step "release build" cargo build "${locked[@]}" --release
     step "licences, bans, sources" dependencies
