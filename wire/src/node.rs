@@ -24,6 +24,9 @@ use crate::SensorId;
 /// The most bytes of a partition, header and all: what the partition table has for it.
 pub const MAX_BYTES: usize = 16 * 1024;
 
+#[cfg(feature = "file")]
+pub mod file;
+
 const MAGIC: [u8; 4] = *b"VIGN";
 const VERSION: u16 = 1;
 const HEADER: usize = 16;

@@ -19,6 +19,9 @@ pub trait Board {
     /// Tells the watchdog that the node lives. Called at least every
     /// [`FEED_EVERY_MS`] while [`Node::run`](crate::Node::run) lives.
     fn feed(&self) {}
+
+    /// The broker has acknowledged one more reading: a board may blink.
+    fn acknowledged(&self) {}
 }
 
 /// How often the core calls [`Board::feed`]: give the watchdog six times as long.

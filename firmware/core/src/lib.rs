@@ -35,8 +35,12 @@ extern crate std;
 mod board;
 mod clock;
 mod console;
+#[cfg(any(test, feature = "emulated"))]
+pub mod emulated;
 mod entry;
 mod facts;
+#[cfg(test)]
+mod fuzz;
 mod network;
 mod node;
 mod queue;
@@ -46,6 +50,7 @@ mod session;
 mod settings;
 mod shared;
 mod sntp;
+mod tls;
 mod uplink;
 
 pub use board::{Board, FEED_EVERY_MS, Keys, NoKeys};
@@ -55,3 +60,4 @@ pub use queue::{capacity_hours, capacity_readings, page_life_years};
 pub use sensor::{AnySensor, Quantity, Sensor, SensorError, Values};
 pub use settings::with_changes;
 pub use shared::Counts;
+pub use tls::{Civil, certificate_words};

@@ -310,3 +310,185 @@ pub fn page_life_years<F: NorFlash>(
     let ms = pages * per_page * f64::from(interval_ms) * f64::from(erasures);
     ms / (365.25 * 86_400_000.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+    use std::collections::VecDeque;
+
+    use embassy_futures::block_on;
+
+    use super::*;
+    use crate::emulated::EmulatedFlash;
+    use crate::entry::tests::sample;
+
+    fn open(flash: &mut EmulatedFlash) -> Queue<&mut EmulatedFlash> {
+        block_on(Queue::open(flash)).unwrap()
+    }
+
+    /// All that waits, oldest first, without taking it out.
+    fn seqs(flash: &EmulatedFlash) -> Vec<u64> {
+        let mut copy = flash.clone();
+        let mut queue = open(&mut copy);
+        let mut seqs = Vec::new();
+        while let Some(entry) = block_on(queue.get(queue.first())) {
+            seqs.push(entry.seq);
+            assert!(block_on(queue.pop()));
+        }
+        assert_eq!(queue.len(), 0);
+        seqs
+    }
+
+    #[test]
+    fn what_went_in_comes_out_in_order_across_starts() {
+        let mut flash = EmulatedFlash::erased(4);
+        let mut queue = open(&mut flash);
+        for seq in 0..100 {
+            block_on(queue.push(sample(seq)));
+        }
+        for number in 0..30 {
+            assert_eq!(block_on(queue.get(number)).unwrap().seq, number);
+            assert!(block_on(queue.pop()));
+        }
+        // Ahead of the oldest, as far as a session looks.
+        assert_eq!(block_on(queue.get(30 + 15)).unwrap().seq, 45);
+        assert_eq!((queue.len(), queue.first(), queue.dropped()), (70, 30, 0));
+        assert_eq!(seqs(&flash), (30..100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_oldest_go_first_when_it_is_full_and_are_counted() {
+        const PUSHED: u64 = 1_000;
+        let mut flash = EmulatedFlash::erased(4);
+        let certain = capacity_readings::<EmulatedFlash>(4 * crate::emulated::PAGE, 2) as u64;
+        let mut queue = open(&mut flash);
+        for seq in 0..PUSHED {
+            block_on(queue.push(sample(seq)));
+        }
+        let (left, dropped) = (queue.len() as u64, queue.dropped());
+        assert_eq!(left + dropped, PUSHED);
+        assert!(left >= certain, "{left} of {certain}");
+        assert_eq!(block_on(queue.get(queue.first())).unwrap().seq, dropped);
+        assert_eq!(seqs(&flash), (dropped..PUSHED).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_capacity_is_what_the_documentation_says() {
+        const BYTES: usize = 64 * crate::emulated::PAGE;
+        assert_eq!(entry_bytes(2), 64);
+        assert_eq!(capacity_readings::<EmulatedFlash>(BYTES, 2), 3_969);
+        let hours = capacity_hours::<EmulatedFlash>(BYTES, 2, 10_000);
+        assert!((11.0..11.1).contains(&hours), "{hours}");
+        let years = page_life_years::<EmulatedFlash>(BYTES, 2, 10_000, 100_000);
+        assert!((120.0..130.0).contains(&years), "{years}");
+    }
+
+    #[test]
+    fn every_page_wears_alike() {
+        let mut flash = EmulatedFlash::erased(8);
+        let mut queue = open(&mut flash);
+        for seq in 0..63 * 8 * 10 {
+            block_on(queue.push(sample(seq)));
+            assert!(block_on(queue.pop()));
+        }
+        drop(queue);
+        let erasures = flash.erasures();
+        assert!(
+            (70..=90).contains(&erasures),
+            "{erasures} for 80 pages written"
+        );
+    }
+
+    /// Power goes at a random point of the writing, again and again. What was told to be kept is
+    /// there, in order; what was taken out does not come back, but for the one that was being taken
+    /// out; and the flash takes new readings.
+    #[test]
+    fn a_power_cut_loses_nothing_that_was_kept() {
+        let cuts = std::env::var("VIGIE_POWER_CUTS").map_or(500, |text| text.parse().unwrap());
+        let mut chance = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = |below: u64| {
+            chance ^= chance << 13;
+            chance ^= chance >> 7;
+            chance ^= chance << 17;
+            chance % below
+        };
+        let mut flash = EmulatedFlash::erased(4);
+        let mut kept = VecDeque::new();
+        let mut seq = 0;
+        for cut in 0..cuts {
+            let (budget, seed) = (1 + next(4_000), next(u64::MAX));
+            flash.cut_after(budget, seed);
+            // Being written, and being taken out, when the power went.
+            let (mut half_in, mut half_out) = (None, None);
+            let mut queue = open(&mut flash);
+            loop {
+                if next(3) > 0 && kept.len() < 120 {
+                    block_on(queue.push(sample(seq)));
+                    if queue.flash_errors > 0 || !queue.spare.is_empty() {
+                        half_in = Some(seq);
+                        seq += 1;
+                        break;
+                    }
+                    kept.push_back(seq);
+                    seq += 1;
+                } else if let Some(&oldest) = kept.front() {
+                    if !block_on(queue.pop()) || queue.flash_errors > 0 {
+                        half_out = Some(oldest);
+                        break;
+                    }
+                    kept.pop_front();
+                } else if queue.flash_errors > 0 {
+                    break;
+                }
+            }
+            assert_eq!(queue.dropped, 0, "cut {cut}");
+            drop(queue);
+            flash.power_on();
+
+            let mut found = VecDeque::from(seqs(&flash));
+            if half_out.is_some() && found.front() != half_out.as_ref() {
+                kept.pop_front();
+            }
+            if half_in.is_some() && found.back() == half_in.as_ref() {
+                kept.push_back(seq - 1);
+            }
+            assert_eq!(found, kept, "cut {cut} after {budget} bytes");
+            found.clear();
+        }
+    }
+
+    #[test]
+    fn any_bytes_in_the_flash_are_survived() {
+        let mut chance = 88_172_645_463_325_252_u64;
+        let mut good = EmulatedFlash::erased(3);
+        let mut queue = open(&mut good);
+        for seq in 0..120 {
+            block_on(queue.push(sample(seq)));
+        }
+        drop(queue);
+        for round in 0..200 {
+            let mut bytes = good.bytes().to_vec();
+            let damaged = if round % 2 == 0 {
+                1 + round
+            } else {
+                bytes.len()
+            };
+            for _ in 0..damaged {
+                chance ^= chance << 13;
+                chance ^= chance >> 7;
+                chance ^= chance << 17;
+                let place = usize::try_from(chance >> 16).unwrap() % bytes.len();
+                bytes[place] = chance.to_le_bytes()[0];
+            }
+            let mut flash = EmulatedFlash::with(bytes);
+            let mut queue = open(&mut flash);
+            block_on(queue.push(sample(999)));
+            let mut last = None;
+            while let Some(entry) = block_on(queue.get(queue.first())) {
+                last = Some(entry.seq);
+                assert!(block_on(queue.pop()));
+            }
+            assert_eq!(last, Some(999), "round {round}");
+        }
+    }
+}

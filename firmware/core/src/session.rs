@@ -452,6 +452,7 @@ impl<B: Board, F: MultiwriteNorFlash, S: MultiwriteNorFlash, L: Read + Write>
             if let Some(number) = sent.number {
                 let mut queue = self.shared.queue.lock().await;
                 self.shared.counters.add_acknowledged();
+                self.shared.board.acknowledged();
                 // It may have been dropped for want of room meanwhile.
                 if queue.first() == number {
                     queue.pop().await;
