@@ -77,6 +77,7 @@ fn reading(n: u64, names: &[SensorId]) -> Arrival {
             seq,
         },
         next_s: None,
+        start: None,
         values: smallvec::smallvec![
             (TEMPERATURE, round(21.0 + 2.0 * wave + 0.1 * noise)),
             (HUMIDITY, round(50.0 - 5.0 * wave + 0.4 * noise)),

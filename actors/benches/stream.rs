@@ -46,6 +46,7 @@ fn payloads(sensors: u64, rows: u64) -> Vec<Vec<u8>> {
                 seq: Some(seq),
                 time_ms: Some(START_MS + i64::try_from(seq).unwrap() * 10_000),
                 next_s: None,
+                start: None,
                 values: smallvec::smallvec![
                     (TEMPERATURE, round(21.0 + noise(row))),
                     (HUMIDITY, round(50.0 + 4.0 * noise(row + 7))),
@@ -80,6 +81,7 @@ fn bare(arrivals: &[Arrival]) -> f64 {
                 delay_ms: reading.received_ms - reading.order_ms,
                 ahead_ms: Some(0),
                 next_s: None,
+                start: None,
                 values: values
                     .map(|(quantity, value)| StoredValue {
                         quantity: *quantity,

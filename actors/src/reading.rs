@@ -1,7 +1,7 @@
 //! A reading inside the engine: admitted, with its place in time and its identity; and what can
 //! become of a message that arrives.
 
-use vigie_wire::{BootId, SensorId, Values};
+use vigie_wire::{BootId, SensorId, Start, Values};
 
 /// One admitted measurement message. All times are milliseconds since 1970 UTC.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +19,8 @@ pub struct Reading {
     pub identity: Identity,
     /// Seconds until the next reading, as announced by a node that sleeps.
     pub next_s: Option<u32>,
+    /// What the device told of its start, with its first reading since.
+    pub start: Option<Box<Start>>,
     /// Finite values, sorted by quantity, one each.
     pub values: Values,
 }

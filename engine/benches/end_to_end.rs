@@ -73,6 +73,7 @@ fn rows(from: u64, count: u64) -> Vec<(Reading, Row)> {
                 order_ms,
                 identity: Identity::Sequence { boot, seq },
                 next_s: None,
+                start: None,
                 values: values.into_iter().collect(),
             };
             let row = Row {
@@ -84,6 +85,7 @@ fn rows(from: u64, count: u64) -> Vec<(Reading, Row)> {
                 delay_ms: 400_000_000,
                 ahead_ms: Some(0),
                 next_s: None,
+                start: None,
                 values: values
                     .map(|(quantity, value)| StoredValue {
                         quantity,

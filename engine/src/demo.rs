@@ -146,6 +146,7 @@ async fn remember(config: &Config, ground: &Ground) -> anyhow::Result<()> {
                 order_ms: time_ms,
                 identity: Identity::Sequence { boot, seq },
                 next_s: None,
+                start: None,
                 values: smallvec![
                     (TEMPERATURE, sample.temperature),
                     (HUMIDITY, sample.humidity)

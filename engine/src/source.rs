@@ -152,6 +152,7 @@ impl<R: Read> Recording<R> {
             order_ms: time_ms,
             identity: Identity::Payload(xxh3_64(&bytes)),
             next_s: None,
+            start: None,
             values,
         })
     }

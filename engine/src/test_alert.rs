@@ -7,11 +7,12 @@ use anyhow::anyhow;
 use vigie_actors::alert::chart::Point;
 use vigie_actors::alert::link::Signer;
 use vigie_actors::alert::mail::{self, EmlFiles};
-use vigie_actors::alert::{Channel, History, Past, Undelivered};
+use vigie_actors::alert::{Channel, History, Undelivered};
 use vigie_actors::clock::{Clock, SystemClock};
 use vigie_actors::quantity::Catalogue;
 use vigie_actors::score::incident::{Incident, Kind, Notice, NoticeKind};
 use vigie_actors::score::rules::{Rule, Verdict};
+use vigie_actors::stats::device::Device;
 use vigie_actors::supervise::chain;
 use vigie_wire::{QuantityId, SensorId, TEMPERATURE};
 
@@ -27,7 +28,7 @@ const SENSOR: &str = "TEST";
 struct Sample;
 
 impl History for Sample {
-    fn past(&self, _: &SensorId, _: QuantityId, (from_ms, to_ms): (i64, i64)) -> Past {
+    fn past(&self, _: &SensorId, _: QuantityId, (from_ms, to_ms): (i64, i64)) -> Vec<Point> {
         let minutes = (from_ms..to_ms).step_by(60_000);
         let point = |at_ms: i64| {
             let calm = 21.3 + 0.4 * (at_ms as f64 / 3_600_000.0).sin();
@@ -38,10 +39,11 @@ impl History for Sample {
                 anomaly: jumped,
             }
         };
-        Past {
-            points: minutes.map(point).collect(),
-            restarted_ms: None,
-        }
+        minutes.map(point).collect()
+    }
+
+    fn device(&self, _: &SensorId) -> Option<Box<Device>> {
+        None
     }
 }
 

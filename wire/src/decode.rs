@@ -1,7 +1,7 @@
 //! A payload to its reading.
 
 use alloc::boxed::Box;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use core::fmt;
 use core::marker::PhantomData;
 
@@ -9,7 +9,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visi
 
 use crate::{
     BootId, BootIdError, MAX_PAYLOAD_BYTES, MAX_QUANTITIES, Quantities, QuantityId, Reading,
-    SensorId, SensorIdError, VERSION, Values,
+    SensorId, SensorIdError, Start, VERSION, Values,
 };
 
 /// Why a payload is not a reading.
@@ -206,6 +206,9 @@ struct State<'q> {
     seq: Option<u64>,
     time_ms: Option<i64>,
     next_s: Option<u32>,
+    firmware: Option<String>,
+    reset: Option<String>,
+    crash: Option<String>,
     values: Values,
     /// Why a visitor stopped: serde's errors are texts, and this keeps the type.
     fault: Option<DecodeError>,
@@ -222,6 +225,9 @@ enum Key {
     Seq,
     Time,
     Next,
+    Firmware,
+    Reset,
+    Crash,
     Quantity(QuantityId),
     Unknown,
 }
@@ -236,6 +242,9 @@ impl<'q> State<'q> {
             seq: None,
             time_ms: None,
             next_s: None,
+            firmware: None,
+            reset: None,
+            crash: None,
             values: Values::new(),
             fault: None,
             failed: None,
@@ -247,12 +256,18 @@ impl<'q> State<'q> {
         if self.values.is_empty() {
             return Err(DecodeError::NoQuantity);
         }
+        let start = Start {
+            firmware: self.firmware,
+            reset: self.reset,
+            crash: self.crash,
+        };
         Ok(Reading {
             sensor,
             boot: self.boot,
             seq: self.seq,
             time_ms: self.time_ms,
             next_s: self.next_s,
+            start: (!start.is_empty()).then(|| Box::new(start)),
             values: self.values,
         })
     }
@@ -265,6 +280,9 @@ impl<'q> State<'q> {
             Key::Seq => "seq",
             Key::Time => "t",
             Key::Next => "next_s",
+            Key::Firmware => "fw",
+            Key::Reset => "reset",
+            Key::Crash => "crash",
             Key::Quantity(id) => self.quantities.name(id).unwrap_or_default(),
             Key::Unknown => "",
         }
@@ -281,6 +299,11 @@ impl<'q> State<'q> {
             Key::Seq => field::<u64, A>(&mut self.seq, name, fault, map),
             Key::Time => field::<i64, A>(&mut self.time_ms, name, fault, map),
             Key::Next => field::<u32, A>(&mut self.next_s, name, fault, map),
+            Key::Firmware => {
+                field::<Text<{ Start::WORD }>, A>(&mut self.firmware, name, fault, map)
+            }
+            Key::Reset => field::<Text<{ Start::WORD }>, A>(&mut self.reset, name, fault, map),
+            Key::Crash => field::<Text<{ Start::SENTENCE }>, A>(&mut self.crash, name, fault, map),
             Key::Quantity(id) => quantity(&mut self.values, id, name, fault, map),
             Key::Unknown => map.next_value::<IgnoredAny>().map(|_| ()),
         }
@@ -474,6 +497,9 @@ impl Visitor<'_> for KeySeed<'_> {
             "seq" => Key::Seq,
             "t" => Key::Time,
             "next_s" => Key::Next,
+            "fw" => Key::Firmware,
+            "reset" => Key::Reset,
+            "crash" => Key::Crash,
             _ => self.0.get(name).map_or(Key::Unknown, Key::Quantity),
         })
     }
@@ -533,6 +559,18 @@ impl Accept for BootId {
 
     fn text(text: &str) -> Result<Option<Self>, DecodeError> {
         Self::try_from(text).map(Some).map_err(DecodeError::BootId)
+    }
+}
+
+/// A text for people, cut to so many bytes.
+struct Text<const MOST: usize>;
+
+impl<const MOST: usize> Accept for Text<MOST> {
+    type Out = String;
+    const EXPECTED: &'static str = "a string";
+
+    fn text(text: &str) -> Result<Option<String>, DecodeError> {
+        Ok(Some(Start::cut(text, MOST).into()))
     }
 }
 

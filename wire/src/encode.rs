@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
 
-use crate::{Quantities, Reading, VERSION};
+use crate::{Quantities, Reading, Start, VERSION};
 
 /// More than the payload of two quantities, so that most calls grow `out` once at most.
 const USUAL_BYTES: usize = 192;
@@ -48,7 +48,33 @@ pub fn encode(reading: &Reading, quantities: &Quantities, out: &mut Vec<u8>) {
         out.extend_from_slice(b",\"next_s\":");
         number(next_s, out);
     }
+    if let Some(start) = &reading.start {
+        text("fw", start.firmware.as_deref(), Start::WORD, out);
+        text("reset", start.reset.as_deref(), Start::WORD, out);
+        text("crash", start.crash.as_deref(), Start::SENTENCE, out);
+    }
     out.push(b'}');
+}
+
+/// Appends a text for people, cut to `most` bytes.
+fn text(key: &str, value: Option<&str>, most: usize, out: &mut Vec<u8>) {
+    let Some(value) = value else {
+        return;
+    };
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(key.as_bytes());
+    out.extend_from_slice(b"\":\"");
+    for c in Start::cut(value, most).chars() {
+        match c {
+            '"' | '\\' => out.extend_from_slice(&[b'\\', c as u8]),
+            '\0'..='\x1f' => {
+                let written = write!(Digits(out), "\\u{:04x}", u32::from(c));
+                debug_assert!(written.is_ok(), "memory took the digits");
+            }
+            _ => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+    out.push(b'"');
 }
 
 /// Lets `core` write numbers straight into the payload: the writer of `serde_json` is private

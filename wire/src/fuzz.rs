@@ -24,11 +24,12 @@ const REASONS: [&str; 12] = [
 ];
 
 /// Valid payloads to start from; the first has the usual form.
-const SEEDS: [&str; 5] = [
+const SEEDS: [&str; 6] = [
     r#"{"v":1,"id":"C001","boot":"9f3a","seq":1042,"t":1790000000123,"temperature":21.4,"humidity":53.2,"next_s":10}"#,
     r#"{"id":"A","temperature":-1.5e-7}"#,
     r#" { "x" : [ {} , "\u00e9\n" , null ] , "\u0069d" : "a:b_c-d" , "humidity" : 0 } "#,
     r#"{"id":"A","q0":0,"q1":1,"q2":2,"q3":3,"q4":4,"q5":5,"q6":6,"q7":7,"q8":8,"q9":9}"#,
+    r#"{"id":"A","temperature":20.5,"fw":"1.4.0","reset":"panic","crash":"queue.rs:7: \"full\"\n"}"#,
     r#"{"t":-9223372036854775808,"seq":18446744073709551615,"note":"21 °C","temperature":1.7976931348623157e308,"id":"Z"}"#,
 ];
 

@@ -18,11 +18,16 @@
 //! | `humidity`    | number    | % relative | finite `f64`             | a quantity                                |
 //! | *other name*  | number    | its own    | finite `f64`             | a quantity, when in [`Quantities`]        |
 //! | `next_s`      | integer   | s          | 0 to 2^32 − 1            | delay until the next reading              |
+//! | `fw`          | string    |            | any                      | firmware version, see [`Start`]           |
+//! | `reset`       | string    |            | any                      | why the device started, see [`Start`]     |
+//! | `crash`       | string    |            | any                      | last words before that, see [`Start`]     |
 //!
 //! * `id` and at least one known quantity are required, up to [`MAX_QUANTITIES`] are accepted;
 //!   every other key may be absent, and keys come in any order.
 //! * A key that is not known is ignored, whatever its value. A known key given twice is refused,
 //!   and so is one whose value has another type: `null` is not a way to leave a key out.
+//! * `fw`, `reset` and `crash` come with the first reading after a start. They are for people: what
+//!   is longer than [`Start`] keeps is cut, and never a reason to refuse the reading.
 //! * An integer has neither fraction nor exponent: `10`, not `10.0` nor `1e1`.
 //! * `NaN`, infinities and numbers beyond the range of `f64` (`1e309`) are refused.
 //! * Whether a time or a value is plausible is judged by the engine, not here.
@@ -43,6 +48,7 @@ mod id;
 pub mod node;
 mod quantity;
 mod reading;
+mod start;
 pub mod topic;
 
 pub use decode::{DecodeError, decode};
@@ -50,6 +56,7 @@ pub use encode::encode;
 pub use id::{BootId, BootIdError, SensorId, SensorIdError};
 pub use quantity::{HUMIDITY, Quantities, QuantityId, QuantityNameError, TEMPERATURE};
 pub use reading::{Reading, Values};
+pub use start::Start;
 
 /// The most quantities that one reading may carry.
 pub const MAX_QUANTITIES: usize = 16;

@@ -15,13 +15,16 @@ const MAX_NAME: usize = 32;
 
 /// What no quantity may be called: the keys of a reading, then the keys that the engine adds to a
 /// reading when it stores or shows one.
-const RESERVED: [&str; 22] = [
+const RESERVED: [&str; 25] = [
     "v",
     "id",
     "boot",
     "seq",
     "t",
     "next_s",
+    "fw",
+    "reset",
+    "crash",
     "time",
     "timestamp",
     "sensor",

@@ -1,8 +1,10 @@
 //! What a device measured, at one moment.
 
+use alloc::boxed::Box;
+
 use smallvec::SmallVec;
 
-use crate::{BootId, QuantityId, SensorId};
+use crate::{BootId, QuantityId, SensorId, Start};
 
 /// What was measured: sorted by id, no id twice, every number finite.
 ///
@@ -22,6 +24,8 @@ pub struct Reading {
     pub time_ms: Option<i64>,
     /// Key `next_s`: s until the next reading.
     pub next_s: Option<u32>,
+    /// Keys `fw`, `reset`, `crash`: told with the first reading after a start.
+    pub start: Option<Box<Start>>,
     /// The quantities.
     pub values: Values,
 }

@@ -4,7 +4,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 use vigie_wire::{
-    BootId, MAX_QUANTITIES, Quantities, QuantityId, Reading, SensorId, decode, encode,
+    BootId, MAX_QUANTITIES, Quantities, QuantityId, Reading, SensorId, Start, decode, encode,
 };
 
 fn quantities() -> Quantities {
@@ -22,6 +22,16 @@ fn finite() -> impl Strategy<Value = f64> {
         .prop_filter("finite", |value| value.is_finite())
 }
 
+/// Texts of any characters that are not cut.
+fn start() -> impl Strategy<Value = Start> {
+    let word = || option::of("(?s).{0,8}");
+    (word(), word(), option::of("(?s).{0,64}")).prop_map(|(firmware, reset, crash)| Start {
+        firmware,
+        reset,
+        crash,
+    })
+}
+
 fn readings() -> impl Strategy<Value = Reading> {
     let sensor = "[A-Za-z0-9_:-]{1,64}".prop_map(|id| SensorId::try_from(&*id).expect("an id"));
     let boot = "[A-Za-z0-9]{1,8}".prop_map(|id| BootId::try_from(&*id).expect("a boot"));
@@ -32,16 +42,20 @@ fn readings() -> impl Strategy<Value = Reading> {
         option::of(any::<u64>()),
         option::of(any::<i64>()),
         option::of(any::<u32>()),
+        start(),
         values,
     )
-        .prop_map(|(sensor, boot, seq, time_ms, next_s, values)| Reading {
-            sensor,
-            boot,
-            seq,
-            time_ms,
-            next_s,
-            values: values.into_iter().collect(),
-        })
+        .prop_map(
+            |(sensor, boot, seq, time_ms, next_s, start, values)| Reading {
+                sensor,
+                boot,
+                seq,
+                time_ms,
+                next_s,
+                start: (!start.is_empty()).then(|| Box::new(start)),
+                values: values.into_iter().collect(),
+            },
+        )
 }
 
 fn bits(reading: &Reading) -> Vec<(QuantityId, u64)> {
@@ -72,7 +86,7 @@ proptest! {
         for value in values {
             let values = [(QuantityId(0), value)].into_iter().collect();
             let reading =
-                Reading { sensor, boot: None, seq: None, time_ms: None, next_s: None, values };
+                Reading { sensor, boot: None, seq: None, time_ms: None, next_s: None, start: None, values };
             payload.clear();
             encode(&reading, &quantities, &mut payload);
             let got = decode(&payload, &quantities).expect("what encode wrote");

@@ -4,7 +4,7 @@
 //! as the 16 hexadecimal digits of its bits, so that `-0.0` and the last digit count.
 
 use serde::Deserialize;
-use vigie_wire::{BootId, Quantities, Reading, SensorId, Values, decode, encode};
+use vigie_wire::{BootId, Quantities, Reading, SensorId, Start, Values, decode, encode};
 
 #[derive(Deserialize)]
 struct File<T> {
@@ -33,6 +33,7 @@ struct Expected {
     seq: Option<u64>,
     time_ms: Option<i64>,
     next_s: Option<u32>,
+    start: Option<Start>,
     values: Vec<(String, String)>,
 }
 
@@ -55,6 +56,7 @@ impl Expected {
             seq: self.seq,
             time_ms: self.time_ms,
             next_s: self.next_s,
+            start: self.start.clone().map(Box::new),
             values,
         }
     }

@@ -8,6 +8,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::link::{Answer, Signer};
 use super::text::{Label, Phrase, Voice};
 use crate::score::incident::{Incident, Notice};
+use crate::stats::device::Device;
 
 /// How long the links of a mail work.
 const LINKS_MS: i64 = 7 * 24 * 3_600_000;
@@ -64,15 +65,10 @@ impl Letter {
         notice: &Notice,
         voice: &Voice,
         picture: Option<String>,
-        restarted_ms: Option<i64>,
+        device: Option<&Device>,
         links: Option<&Links>,
     ) -> Self {
         let incident = &notice.incident;
-        let mut facts = voice.facts(notice);
-        if let Some(ms) = restarted_ms {
-            // Before the id, which is last.
-            facts.insert(facts.len() - 1, (Label::Restarted, voice.time(ms)));
-        }
         let id = incident.id();
         let answers: &[Answer] = match (incident.is_open(), &incident.acknowledged) {
             (true, None) => &Answer::ALL,
@@ -83,7 +79,8 @@ impl Letter {
             subject: plain(&voice.subject(incident)),
             headline: plain(&voice.headline(notice)),
             critical: is_critical(incident),
-            facts: facts
+            facts: voice
+                .facts(notice, device)
                 .into_iter()
                 .map(|(label, text)| (voice.label(label), plain(&text)))
                 .collect(),
@@ -290,6 +287,8 @@ mod tests {
     use super::*;
     use crate::alert::text::tests::{notice, silence};
     use crate::score::incident::NoticeKind;
+    use crate::stats::device::Change;
+    use vigie_wire::Start;
 
     fn voice() -> Voice {
         Voice::english(Arc::default())
@@ -298,7 +297,20 @@ mod tests {
     #[test]
     fn the_text_part_stands_on_its_own() {
         let notice = notice(NoticeKind::Opened);
-        let letter = Letter::about(&notice, &voice(), None, Some(1_789_999_000_000), None);
+        let device = Device {
+            started_ms: Some(1_789_999_000_000),
+            starts: 3,
+            told: Start {
+                firmware: Some("1.4.0".to_owned()),
+                reset: Some("panic".to_owned()),
+                crash: Some("queue.rs:7: full".to_owned()),
+            },
+            changed: Some(Change {
+                at_ms: 1_789_999_000_000,
+                from: "1.3.2".to_owned(),
+            }),
+        };
+        let letter = Letter::about(&notice, &voice(), None, Some(&device), None);
         let letter = letter.with_budget(&voice(), 12, 400);
         assert_eq!(
             letter.text(),
@@ -310,7 +322,8 @@ mod tests {
              Since      2026-09-21 14:13:20 UTC\n\
              Severity   critical\n\
              So far     1 anomaly\n\
-             Restarted  2026-09-21 13:56:40 UTC\n\
+             Restarted  2026-09-21 13:56:40 UTC (panic: queue.rs:7: full)\n\
+             Firmware   1.4.0 since 2026-09-21 13:56:40 UTC, before that 1.3.2\n\
              Incident   C001-1790000000000\n\
              \n\
              To answer, type:\n  \

@@ -15,7 +15,7 @@ use lettre::message::{Mailbox, Mailboxes, MultiPart, SinglePart};
 use super::chart::{self, Chart};
 use super::letter::{Letter, Links, PICTURE};
 use super::text::Voice;
-use super::{Channel, History, Past, Undelivered, Why};
+use super::{Channel, History, Undelivered, Why};
 use crate::score::incident::{Incident, Notice};
 
 pub mod smtp;
@@ -174,7 +174,7 @@ impl Letters {
     fn letter(&self, notice: &Notice) -> (Letter, Option<Vec<u8>>) {
         let incident = &notice.incident;
         let verdict = &incident.first;
-        let (mut past, mut span) = (Past::default(), (0, 0));
+        let (mut points, mut span) = (Vec::new(), (0, 0));
         if let (Some(history), Some(sensor), Some(quantity)) =
             (&self.history, &incident.sensor, verdict.quantity)
         {
@@ -182,26 +182,27 @@ impl Letters {
             // What sends often is asked about less of its past.
             for length_ms in [PICTURE_MS / 36, PICTURE_MS] {
                 span = (to_ms - length_ms, to_ms);
-                past = history.past(sensor, quantity, span);
-                if past.points.len() > 1000 {
+                points = history.past(sensor, quantity, span);
+                if points.len() > 1000 {
                     break;
                 }
             }
         }
         let chart = Chart {
-            points: &past.points,
+            points: &points,
             span,
             since_ms: verdict.since_ms.max(span.0),
             expected: Some(verdict.expected).filter(|expected| expected.is_finite()),
         };
         let picture = chart::png(&chart);
         let seconds = (span.1 - span.0) as f64 / 1000.0;
-        let words = chart::extent(&past.points, span)
+        let words = chart::extent(&points, span)
             .filter(|_| picture.is_some())
             .map(|extent| self.voice.extent(verdict, extent, seconds));
-        let restarted = past.restarted_ms;
+        let history = self.history.as_ref().zip(incident.sensor.as_ref());
+        let device = history.and_then(|(history, sensor)| history.device(sensor));
         let links = self.links.as_ref();
-        let letter = Letter::about(notice, &self.voice, words, restarted, links);
+        let letter = Letter::about(notice, &self.voice, words, device.as_deref(), links);
         (letter, picture)
     }
 }
@@ -293,21 +294,23 @@ mod tests {
     use crate::alert::chart::Point;
     use crate::alert::text::tests::{notice, silence};
     use crate::score::incident::NoticeKind;
+    use crate::stats::device::Device;
     use vigie_wire::{QuantityId, SensorId};
 
     struct Steady;
 
     impl History for Steady {
-        fn past(&self, _: &SensorId, _: QuantityId, (from, to): (i64, i64)) -> Past {
+        fn past(&self, _: &SensorId, _: QuantityId, (from, to): (i64, i64)) -> Vec<Point> {
             let point = |at_ms| Point {
                 at_ms,
                 value: 20.0,
                 anomaly: false,
             };
-            Past {
-                points: (from..to).step_by(60_000).map(point).collect(),
-                restarted_ms: None,
-            }
+            (from..to).step_by(60_000).map(point).collect()
+        }
+
+        fn device(&self, _: &SensorId) -> Option<Box<Device>> {
+            None
         }
     }
 

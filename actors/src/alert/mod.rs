@@ -19,6 +19,7 @@ use std::time::Duration;
 use vigie_wire::{QuantityId, SensorId};
 
 use crate::score::incident::Notice;
+use crate::stats::device::Device;
 use budget::Budget;
 use chart::Point;
 
@@ -50,20 +51,14 @@ pub trait Channel: Send {
     }
 }
 
-/// What a mail shows of the past.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Past {
-    /// Readings, in the order of time.
-    pub points: Vec<Point>,
-    /// The device's last start, if it was within this time: its readings have another boot id since.
-    pub restarted_ms: Option<i64>,
-}
-
 /// Whom mails ask about the past.
 pub trait History: Send {
-    /// Readings of one quantity of a sensor from `from_ms` to `to_ms` (inclusive, order time). Nothing
-    /// if the store cannot be read: a mail without a picture is better than none.
-    fn past(&self, sensor: &SensorId, quantity: QuantityId, span: (i64, i64)) -> Past;
+    /// Readings of one quantity of a sensor from `from_ms` to `to_ms` (inclusive), in the order of
+    /// time. Nothing if the store cannot be read: a mail without a picture is better than none.
+    fn past(&self, sensor: &SensorId, quantity: QuantityId, span: (i64, i64)) -> Vec<Point>;
+
+    /// What the sensor's device told of itself; `None` if nothing, or the store cannot be read.
+    fn device(&self, sensor: &SensorId) -> Option<Box<Device>>;
 }
 
 /// A notice did not get through this time.

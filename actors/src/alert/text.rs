@@ -17,6 +17,7 @@ use crate::clock::rfc3339;
 use crate::quantity::Catalogue;
 use crate::score::incident::{Incident, Kind, Notice, NoticeKind};
 use crate::score::rules::{Evidence, Feature, Rule, Severity, Verdict};
+use crate::stats::device::Device;
 
 /// Sensors that a mail names one by one.
 const NAMED: usize = 20;
@@ -73,6 +74,8 @@ pub enum Label {
     SoFar,
     /// When the device started last.
     Restarted,
+    /// Which firmware the device has.
+    Firmware,
     /// Who looks after it.
     Acknowledged,
     /// When it was over.
@@ -126,6 +129,7 @@ trait Tongue: Sync {
     fn of_budget(&self, used: u32, budget: u32) -> String;
     fn digest_subject(&self, incidents: usize) -> String;
     fn digest_headline(&self, incidents: usize, notices: usize) -> String;
+    fn changed(&self, firmware: &str, at: &str, from: &str) -> String;
     fn extent(&self, low: &str, high: &str, hours: &str) -> String;
 }
 
@@ -394,7 +398,7 @@ impl<C: Deref<Target = Catalogue>> Voice<C> {
     }
 
     /// What is known about an incident, most important first.
-    pub fn facts(&self, notice: &Notice) -> Vec<(Label, String)> {
+    pub fn facts(&self, notice: &Notice, device: Option<&Device>) -> Vec<(Label, String)> {
         let (incident, tongue) = (&notice.incident, self.tongue());
         let first = &incident.first;
         let mut facts = vec![(Label::What, self.what(incident, first))];
@@ -436,8 +440,31 @@ impl<C: Deref<Target = Catalogue>> Voice<C> {
         if let Some(resolved_ms) = incident.resolved_ms {
             facts.push((Label::OverAt, self.time(resolved_ms)));
         }
+        facts.extend(device.into_iter().flat_map(|device| self.device(device)));
         facts.push((Label::Incident, incident.id()));
         facts
+    }
+
+    /// Its last start, with the reason, and its firmware.
+    fn device(&self, device: &Device) -> impl Iterator<Item = (Label, String)> {
+        let told = &device.told;
+        let reason = match (&told.reset, &told.crash) {
+            (Some(reset), Some(crash)) => format!(" ({reset}: {crash})"),
+            (Some(one), None) | (None, Some(one)) => format!(" ({one})"),
+            (None, None) => String::new(),
+        };
+        let started = device.started_ms.map(|ms| self.time(ms) + &reason);
+        let firmware = told.firmware.as_ref().map(|now| match &device.changed {
+            Some(changed) => {
+                let at = self.time(changed.at_ms);
+                self.tongue().changed(now, &at, &changed.from)
+            }
+            None => now.clone(),
+        });
+        let started = started.map(|text| (Label::Restarted, text));
+        started
+            .into_iter()
+            .chain(firmware.map(|text| (Label::Firmware, text)))
     }
 
     fn names<'a>(&self, names: impl Iterator<Item = &'a str>) -> String {

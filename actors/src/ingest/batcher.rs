@@ -275,6 +275,7 @@ mod tests {
                 seq,
             },
             next_s: None,
+            start: None,
             values: smallvec::smallvec![(TEMPERATURE, 21.0)],
         })
     }

@@ -229,6 +229,7 @@ impl Decoder {
             seq: None,
             time_ms,
             next_s: None,
+            start: None,
             values,
         })
     }
@@ -269,6 +270,7 @@ impl Decoder {
                 .map_or(received_ms, |time| time.min(received_ms)),
             identity,
             next_s: wire.next_s,
+            start: wire.start,
             values: wire.values,
         })
     }

@@ -1,10 +1,12 @@
 //! Stats: the rolling baseline of each sensor, and what each reading looks like against it.
 //!
-//! `window` is the arithmetic, `recent` recognises redeliveries, `state` is one sensor, `share` is
+//! `window` is the arithmetic, `recent` recognises redeliveries, `device`
+//! keeps what a device tells of itself, `state` is one sensor, `share` is
 //! the set of sensors that one actor owns, `hearing` tells silence from deafness.
 
 pub mod actor;
 pub mod channel;
+pub mod device;
 pub mod hearing;
 pub mod recent;
 pub mod season;

@@ -68,6 +68,11 @@ impl Recent {
         }
     }
 
+    /// The boot of the newest numbered reading.
+    pub fn boot(&self) -> Option<vigie_wire::BootId> {
+        self.boot
+    }
+
     /// See `SensorState::touch`.
     pub fn touch(&self) -> u64 {
         self.highest ^ self.seen[WORDS / 2]

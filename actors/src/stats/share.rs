@@ -385,7 +385,9 @@ impl<M: Memory> Share<M> {
                 let observed = resident.state.enter(reading, &self.catalogue, &self.config);
                 resident.silence_told = None;
                 resident.since_snapshot += 1;
-                if observed.entered == 1 || resident.since_snapshot >= self.config.snapshot_every {
+                // Who asks about a device reads the snapshot only.
+                let due = resident.since_snapshot >= self.config.snapshot_every;
+                if observed.entered == 1 || observed.started || due {
                     resident.since_snapshot = 0;
                     snapshots.push((reading.sensor, store::encode_state(&resident.state)?));
                 }

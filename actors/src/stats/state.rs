@@ -9,6 +9,7 @@ use vigie_wire::QuantityId;
 
 use super::Config;
 use super::channel::{Channel, Look, Pace};
+use super::device::Device;
 use super::recent::{Recent, Sighting};
 use super::window::Moments;
 use crate::quantity::Catalogue;
@@ -93,6 +94,8 @@ pub struct SensorState {
     pub next_s: Option<u32>,
     /// Redeliveries and gaps.
     pub recent: Recent,
+    /// What the device told of itself.
+    pub device: Option<Box<Device>>,
     channels: SmallVec<[(QuantityId, Channel); 2]>,
 }
 
@@ -112,6 +115,8 @@ pub struct Observed {
     pub expected_gap_ms: Option<i64>,
     /// Sequence numbers skipped just before.
     pub skipped: u64,
+    /// The device started, or told of a start.
+    pub started: bool,
 }
 
 impl SensorState {
@@ -174,6 +179,7 @@ impl SensorState {
         self.newest_ms = reading.order_ms;
         self.received_ms = reading.received_ms;
         self.next_s = reading.next_s;
+        let started = Device::learn(&mut self.device, reading, self.recent.boot());
         let skipped = self.recent.record(reading.identity, reading.order_ms);
 
         let pace = Pace {
@@ -210,6 +216,7 @@ impl SensorState {
             heard_before_ms,
             expected_gap_ms,
             skipped,
+            started,
         }
     }
 
@@ -235,6 +242,7 @@ impl SensorState {
             heard_before_ms: None,
             expected_gap_ms: self.expected_gap_ms(),
             skipped: 0,
+            started: false,
         }
     }
 
@@ -269,6 +277,7 @@ mod tests {
                 seq,
             },
             next_s: None,
+            start: None,
             values: SmallVec::from_slice(&[(TEMPERATURE, temperature), (HUMIDITY, 50.0)]),
         }
     }

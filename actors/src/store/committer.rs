@@ -312,6 +312,7 @@ fn put(
         delay_ms: reading.received_ms - reading.order_ms,
         ahead_ms: reading.device_ms.map(|device| device - reading.order_ms),
         next_s: reading.next_s,
+        start: reading.start.clone(),
         values,
     };
     write.reading(reading, &row)?;

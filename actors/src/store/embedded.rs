@@ -21,22 +21,23 @@ use vigie_wire::{QuantityId, SensorId};
 use super::outgoing::{self, Outgoing};
 use super::row::{self, Row, StoredAnomaly, StoredReading};
 use super::{Config, Error, Exceptions, Ledger};
+use crate::alert::History;
 use crate::alert::budget::Sent;
 use crate::alert::chart::Point;
-use crate::alert::{History, Past};
 use crate::reading::{Identity, Reading};
 use crate::score::forest::Model;
 use crate::score::incident::{Incident, Notice, Order, Raised};
 use crate::score::maintenance::Silence;
 use crate::score::rules::Verdict;
 use crate::score::scorer::IncidentMemory;
+use crate::stats::device::Device;
 use crate::stats::share::{Memory, Recalled, Resting};
 use crate::stats::state::SensorState;
 
 /// How long it is known what was sent: longer than any budget asks for.
 const BUDGET_MS: i64 = 48 * 3_600_000;
 /// Format of the whole store; a store with another one is not opened.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
 /// Handle to the open store; clones share it.
 #[derive(Clone)]
@@ -1161,37 +1162,29 @@ impl Embedded {
 const PICTURED: usize = 50_000;
 
 impl History for Embedded {
-    fn past(&self, sensor: &SensorId, quantity: QuantityId, (from_ms, to_ms): (i64, i64)) -> Past {
-        let mut past = Past::default();
-        let mut boot = None;
+    fn past(&self, sensor: &SensorId, quantity: QuantityId, span: (i64, i64)) -> Vec<Point> {
+        let mut points = Vec::new();
         let mut after: Option<Vec<u8>> = None;
-        let span = (from_ms, to_ms.saturating_add(1));
+        let span = (span.0, span.1.saturating_add(1));
         while let Ok(page) = self.readings(sensor, span, after.as_deref(), 4096) {
-            for StoredReading {
-                order_ms,
-                identity,
-                row,
-            } in page.items
-            {
-                if let Identity::Sequence { boot: now, .. } = identity {
-                    if boot.is_some_and(|before| before != now) && !row.late {
-                        past.restarted_ms = Some(order_ms);
-                    }
-                    boot = Some(now);
-                }
+            for StoredReading { order_ms, row, .. } in page.items {
                 let value = row.values.iter().find(|value| value.quantity == quantity);
-                past.points.extend(value.map(|value| Point {
+                points.extend(value.map(|value| Point {
                     at_ms: order_ms,
                     value: value.value,
                     anomaly: row.anomaly,
                 }));
             }
             after = page.next;
-            if after.is_none() || past.points.len() >= PICTURED {
+            if after.is_none() || points.len() >= PICTURED {
                 break;
             }
         }
-        past
+        points
+    }
+
+    fn device(&self, sensor: &SensorId) -> Option<Box<Device>> {
+        self.snapshot(sensor).ok()??.device
     }
 }
 

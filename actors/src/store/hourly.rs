@@ -149,6 +149,7 @@ mod tests {
                 delay_ms: 0,
                 ahead_ms: None,
                 next_s: None,
+                start: None,
                 values: values.collect(),
             },
         }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
-use vigie_wire::{QuantityId, SensorId};
+use vigie_wire::{QuantityId, SensorId, Start};
 
 use super::Error;
 use crate::reading::{Identity, Reading};
@@ -165,6 +165,8 @@ pub struct Row {
     pub ahead_ms: Option<i64>,
     /// As announced.
     pub next_s: Option<u32>,
+    /// As told.
+    pub start: Option<Box<Start>>,
     /// Its values.
     pub values: SmallVec<[StoredValue; 2]>,
 }
@@ -191,7 +193,7 @@ pub struct StoredAnomaly {
     pub verdict: Verdict,
 }
 
-const ROW_VERSION: u8 = 1;
+const ROW_VERSION: u8 = 2;
 
 impl Row {
     /// For the store.
@@ -226,6 +228,7 @@ impl Row {
             order_ms,
             identity,
             next_s: self.next_s,
+            start: self.start.clone(),
             values: self
                 .values
                 .iter()
@@ -287,6 +290,7 @@ mod tests {
             order_ms: 1_000_000,
             identity,
             next_s: Some(10),
+            start: None,
             values: SmallVec::from_slice(&[(TEMPERATURE, 21.4), (HUMIDITY, 53.2)]),
         };
         let row = Row {
@@ -298,6 +302,7 @@ mod tests {
             delay_ms: 0,
             ahead_ms: Some(500),
             next_s: Some(10),
+            start: None,
             values: reading
                 .values
                 .iter()

@@ -120,6 +120,7 @@ pub(crate) fn reading(index: u64, n: u64) -> Reading {
             seq: n,
         },
         next_s: None,
+        start: None,
         values: smallvec::smallvec![
             (TEMPERATURE, 21.0 + noise(index, n, 1)),
             (HUMIDITY, 50.0 + 4.0 * noise(index, n, 2)),

@@ -16,6 +16,7 @@ use vigie_actors::reading::Identity;
 use vigie_actors::score::incident::{Deed, Incident, Order};
 use vigie_actors::score::rules::{Rule, Verdict};
 use vigie_actors::score::scorer::IncidentMemory as _;
+use vigie_actors::stats::device::Device;
 use vigie_actors::stats::state::SensorState;
 use vigie_actors::store;
 use vigie_actors::store::embedded::{Embedded, Page};
@@ -316,6 +317,29 @@ struct Sensor<'a> {
     score: Option<f32>,
     anomaly: bool,
     incident: Option<OpenIncident>,
+    device: Option<Told<'a>>,
+}
+
+/// What a device told of itself.
+#[derive(Serialize)]
+struct Told<'a> {
+    started: Option<i64>,
+    starts: u32,
+    firmware: Option<&'a str>,
+    reset: Option<&'a str>,
+    crash: Option<&'a str>,
+}
+
+impl<'a> From<&'a Device> for Told<'a> {
+    fn from(device: &'a Device) -> Self {
+        Self {
+            started: device.started_ms,
+            starts: device.starts,
+            firmware: device.told.firmware.as_deref(),
+            reset: device.told.reset.as_deref(),
+            crash: device.told.crash.as_deref(),
+        }
+    }
 }
 
 /// `GET /api/v1/sensors`. `missing` is as of the last snapshot of the sensor's state, the rest as
@@ -352,7 +376,7 @@ pub(super) fn sensors(
 
 fn sensor<'a>(
     id: &'a SensorId,
-    state: &mut SensorState,
+    state: &'a mut SensorState,
     newest: Option<&'a StoredReading>,
     incident: Option<&Incident>,
     catalogue: &'a Catalogue,
@@ -381,6 +405,7 @@ fn sensor<'a>(
             rule: incident.first.rule.name(),
             opened: incident.opened_ms,
         }),
+        device: state.device.as_deref().map(Told::from),
     }
 }
 

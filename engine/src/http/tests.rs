@@ -40,6 +40,7 @@ fn reading(sensor: &str, number: u64, order_ms: i64) -> (Reading, Row) {
             seq: number,
         },
         next_s: Some(10),
+        start: None,
         values: values
             .iter()
             .map(|(quantity, value, _)| (*quantity, *value))
@@ -54,6 +55,7 @@ fn reading(sensor: &str, number: u64, order_ms: i64) -> (Reading, Row) {
         delay_ms: 5,
         ahead_ms: Some(0),
         next_s: Some(10),
+        start: None,
         values: values
             .iter()
             .map(|(quantity, value, z)| StoredValue {

@@ -154,6 +154,7 @@ impl Lane {
                     seq: None,
                     time_ms: None,
                     next_s,
+                    start: None,
                     values,
                 };
                 Some(Bound {

@@ -21,6 +21,7 @@ use super::harness::{
     Engine, PATIENCE, engine, get, now_ms, package_file, setting, simulate, text_of, wait_until,
 };
 use super::mail_server::{MailServer, PASSWORD};
+use super::mqtt::{Publisher, Version};
 use super::smtp::{alarm, header, publish};
 
 /// `POST path` with a JSON body: status and answer.
@@ -383,6 +384,48 @@ fn nothing_can_be_put_into_a_mail_from_outside() {
 }
 
 /// The mail as mail programs show it: nothing is wider than a telephone.
+/// A device that has crashed into another firmware says so, and the mail about it, too.
+#[test]
+fn a_mail_tells_of_the_device_its_start_and_its_firmware() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = MailServer::start(dir.path()) else {
+        return;
+    };
+    let mut engine = server.engine(dir.path(), PASSWORD);
+    let mut publisher = Publisher::connect(engine.mqtt(), Version::V5);
+    let mut send = |rest: &str| {
+        let payload = format!(r#"{{"id":"C001","t":{},{rest}}}"#, now_ms());
+        publisher.publish("sensors/C001/reading", payload.as_bytes(), false);
+    };
+    send(r#""boot":"a","seq":7,"temperature":21.5,"fw":"1.3.2","reset":"power_on""#);
+    send(
+        r#""boot":"b","seq":0,"temperature":21.5,"fw":"1.4.0","reset":"panic","crash":"<b>\r\nBcc: x""#,
+    );
+    send(r#""boot":"b","seq":1,"temperature":-127.0"#);
+    let body = text_of(&server.wait_mails(1, PATIENCE)[0]["body"]);
+    let line = |label: &str| {
+        let line = body.lines().find(|line| line.starts_with(label));
+        line.unwrap_or_else(|| panic!("no {label} in {body}"))
+    };
+    // What would break the line has been replaced.
+    assert!(
+        line("Restarted").ends_with("(panic: <b>\u{fffd}\u{fffd}Bcc: x)"),
+        "{body}"
+    );
+    let firmware = line("Firmware");
+    assert!(
+        firmware.contains("1.4.0 since 2") && firmware.ends_with("before that 1.3.2"),
+        "{body}"
+    );
+    let device = &engine.json("/api/v1/sensors")["sensors"][0]["device"];
+    assert_eq!(
+        (&device["firmware"], &device["reset"], &device["starts"]),
+        (&json!("1.4.0"), &json!("panic"), &json!(1)),
+        "{device}"
+    );
+    engine.process.stop();
+}
+
 #[test]
 fn a_mail_looks_right_on_a_telephone() {
     let dir = tempfile::tempdir().unwrap();

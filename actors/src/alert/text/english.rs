@@ -31,6 +31,7 @@ impl Tongue for English {
             Label::Unheard => "Still silent",
             Label::SoFar => "So far",
             Label::Restarted => "Restarted",
+            Label::Firmware => "Firmware",
             Label::Acknowledged => "Looked after",
             Label::OverAt => "Over at",
             Label::Incident => "Incident",
@@ -183,6 +184,10 @@ impl Tongue for English {
 
     fn digest_headline(&self, incidents: usize, notices: usize) -> String {
         format!("{notices} notices about {incidents} incidents")
+    }
+
+    fn changed(&self, firmware: &str, at: &str, from: &str) -> String {
+        format!("{firmware} since {at}, before that {from}")
     }
 
     fn extent(&self, low: &str, high: &str, hours: &str) -> String {

@@ -36,6 +36,7 @@ impl Tongue for French {
             Label::Unheard => "Encore muets",
             Label::SoFar => "À ce jour",
             Label::Restarted => "Redémarré",
+            Label::Firmware => "Micrologiciel",
             Label::Acknowledged => "Pris en charge",
             Label::OverAt => "Terminé à",
             Label::Incident => "Incident",
@@ -194,6 +195,10 @@ impl Tongue for French {
 
     fn digest_headline(&self, incidents: usize, notices: usize) -> String {
         format!("{notices} avis sur {incidents} incidents")
+    }
+
+    fn changed(&self, firmware: &str, at: &str, from: &str) -> String {
+        format!("{firmware} depuis le {at}, avant : {from}")
     }
 
     fn extent(&self, low: &str, high: &str, hours: &str) -> String {

@@ -116,7 +116,7 @@ fn lines_say_sensor_what_how_far_and_since_when() {
 }
 
 fn said(voice: &Voice, notice: &Notice) -> String {
-    let facts = voice.facts(notice).into_iter();
+    let facts = voice.facts(notice, None).into_iter();
     let lines: Vec<String> = facts
         .map(|(label, text)| format!("{}: {text}", voice.label(label)))
         .collect();

@@ -187,6 +187,7 @@ impl Old {
             order_ms: time_ms,
             identity: Identity::Payload(xxh3_64(id.unwrap_or_default().as_bytes())),
             next_s: None,
+            start: None,
             values,
         })
     }

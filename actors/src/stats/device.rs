@@ -1,0 +1,127 @@
+//! What a sensor's device tells of itself: when and why it started last, and with which firmware.
+
+use serde::{Deserialize, Serialize};
+use vigie_wire::{BootId, Start};
+
+use crate::reading::{Identity, Reading};
+
+/// A device whose start was seen, or that told of one. Times are order times of readings, ms.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// The first reading since its last start; `None` if no start was seen, only told.
+    pub started_ms: Option<i64>,
+    /// Starts that were seen.
+    pub starts: u32,
+    /// What it told of the last one.
+    pub told: Start,
+    /// The last change of its firmware.
+    pub changed: Option<Change>,
+}
+
+/// Another firmware than before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// The first reading with the new one.
+    pub at_ms: i64,
+    /// The version before.
+    pub from: String,
+}
+
+impl Device {
+    /// Takes in what `reading` tells. `boot`: the one of the readings before. True if it is news.
+    pub fn learn(known: &mut Option<Box<Self>>, reading: &Reading, boot: Option<BootId>) -> bool {
+        let now = match reading.identity {
+            Identity::Sequence { boot, .. } => Some(boot),
+            Identity::Payload(_) | Identity::Unique(_) => None,
+        };
+        let restarted = boot.is_some() && now.is_some() && boot != now;
+        if !restarted && reading.start.is_none() {
+            return false;
+        }
+        let device = known.get_or_insert_default();
+        if restarted {
+            device.started_ms = Some(reading.order_ms);
+            device.starts = device.starts.saturating_add(1);
+            (device.told.reset, device.told.crash) = (None, None);
+        }
+        let Some(start) = reading.start.as_deref() else {
+            return true;
+        };
+        let told = &mut device.told;
+        if let (Some(before), Some(after)) = (&told.firmware, &start.firmware)
+            && before != after
+        {
+            device.changed = Some(Change {
+                at_ms: reading.order_ms,
+                from: before.clone(),
+            });
+        }
+        told.firmware = start.firmware.clone().or(told.firmware.take());
+        told.reset = start.reset.clone().or(told.reset.take());
+        told.crash = start.crash.clone().or(told.crash.take());
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use smallvec::SmallVec;
+
+    use super::*;
+
+    fn reading(boot: &str, at_ms: i64, start: Option<(&str, &str)>) -> Reading {
+        Reading {
+            sensor: "C001".try_into().unwrap(),
+            device_ms: Some(at_ms),
+            received_ms: at_ms,
+            order_ms: at_ms,
+            identity: Identity::Sequence {
+                boot: boot.try_into().unwrap(),
+                seq: 0,
+            },
+            next_s: None,
+            start: start.map(|(firmware, reset)| {
+                Box::new(Start {
+                    firmware: Some(firmware.to_owned()),
+                    reset: Some(reset.to_owned()),
+                    crash: None,
+                })
+            }),
+            values: SmallVec::new(),
+        }
+    }
+
+    #[test]
+    fn starts_and_changes_of_firmware_are_kept() {
+        let boot = |id: &str| BootId::try_from(id).ok();
+        let mut device = None;
+        assert!(!Device::learn(&mut device, &reading("a", 1, None), None));
+        assert!(device.is_none(), "most devices need no room");
+
+        let first = reading("a", 2, Some(("1.3", "power_on")));
+        assert!(Device::learn(&mut device, &first, boot("a")));
+        let known = device.clone().unwrap();
+        assert_eq!((known.started_ms, known.starts), (None, 0));
+        assert_eq!(known.told.reset.as_deref(), Some("power_on"));
+
+        assert!(Device::learn(
+            &mut device,
+            &reading("b", 3, Some(("1.4", "software"))),
+            boot("a")
+        ));
+        let known = device.clone().unwrap();
+        assert_eq!((known.started_ms, known.starts), (Some(3), 1));
+        let changed = known.changed.unwrap();
+        assert_eq!((changed.at_ms, changed.from.as_str()), (3, "1.3"));
+
+        assert!(Device::learn(
+            &mut device,
+            &reading("c", 4, None),
+            boot("b")
+        ));
+        let known = device.unwrap();
+        assert_eq!((known.started_ms, known.starts), (Some(4), 2));
+        assert_eq!(known.told.firmware.as_deref(), Some("1.4"));
+        assert_eq!(known.told.reset, None, "nothing was told of this one");
+    }
+}
