@@ -150,6 +150,14 @@ impl Entry {
             seq: Some(self.seq),
             time_ms,
             next_s: self.next_s,
+            start: self.start.as_deref().map(|start| {
+                let some = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+                Box::new(vigie_wire::Start {
+                    firmware: some(&start.firmware),
+                    reset: some(&start.reset),
+                    crash: start.crash.clone(),
+                })
+            }),
             values,
         };
         let mut payload = Vec::new();
