@@ -218,6 +218,17 @@ dashboards() {
     }
 }
 
+# The node on a PC: its core, its drivers, and the program that the engine's tests start.
+host_node() {
+    command -v clang >/dev/null && command -v cmake >/dev/null && command -v ninja >/dev/null ||
+        needs "clang, cmake, ninja-build"
+    cd firmware
+    cargo fmt --all --check
+    cargo clippy "${locked[@]}" --all-targets -- -D warnings
+    cargo test "${locked[@]}"
+    cargo build "${locked[@]}" -p node-host
+}
+
 # The node for the chips that stable Rust can build for.
 chips() {
     local status=0
@@ -280,6 +291,7 @@ if ! $quick; then
         export VIGIE_DATA
     fi
 fi
+step "firmware: core and host node" host_node
 step "tests" cargo test "${locked[@]}" --workspace --no-fail-fast
 if ! $quick; then
     step "firmware: ESP32-C3 and C6" chips
