@@ -93,15 +93,22 @@ impl EmulatedFlash {
         }
     }
 
-    /// Whether there is power for this; what is left of it, if not.
-    fn spend(&mut self, cost: u64) -> Result<(), u64> {
+    /// Takes from the budget. What is being done when it runs out is torn.
+    fn is_torn_by(&mut self, cost: u64) -> bool {
         match &mut self.budget {
-            None => Ok(()),
-            Some(left) if *left >= cost => {
-                *left -= cost;
-                Ok(())
+            None => false,
+            Some(left) => {
+                *left = left.saturating_sub(cost);
+                *left == 0
             }
-            Some(left) => Err(core::mem::take(left)),
+        }
+    }
+
+    /// Without power nothing happens at all.
+    fn powered(&self) -> Result<(), FlashError> {
+        match self.budget {
+            Some(0) => Err(FlashError::PowerCut),
+            _ => Ok(()),
         }
     }
 
@@ -125,9 +132,7 @@ impl ReadNorFlash for EmulatedFlash {
     const READ_SIZE: usize = WORD;
 
     async fn read(&mut self, offset: u32, bytes: &mut [u8]) -> Result<(), FlashError> {
-        if self.budget == Some(0) {
-            return Err(FlashError::PowerCut);
-        }
+        self.powered()?;
         let range = self.range(offset, bytes.len(), WORD)?;
         bytes.copy_from_slice(self.bytes.get(range).unwrap_or_default());
         Ok(())
@@ -145,8 +150,9 @@ impl NorFlash for EmulatedFlash {
     async fn erase(&mut self, from: u32, to: u32) -> Result<(), FlashError> {
         let length = usize::try_from(to.saturating_sub(from)).map_err(|_| out_of_bounds())?;
         let range = self.range(from, length, PAGE)?;
+        self.powered()?;
         self.erasures += 1;
-        if self.spend(ERASE_COST).is_err() {
+        if self.is_torn_by(ERASE_COST) {
             // Some bits are set already, others not yet.
             for place in range {
                 let bits = self.next_chance().to_le_bytes()[3];
@@ -164,16 +170,19 @@ impl NorFlash for EmulatedFlash {
 
     async fn write(&mut self, offset: u32, bytes: &[u8]) -> Result<(), FlashError> {
         let range = self.range(offset, bytes.len(), WORD)?;
+        self.powered()?;
         for (place, &byte) in range.zip(bytes) {
-            let torn = match self.spend(1) {
-                Ok(()) => 0,
-                // Some of the bits are cleared, others not yet.
-                Err(_) => self.next_chance().to_le_bytes()[3],
+            let is_torn = self.is_torn_by(1);
+            // Some of the bits are cleared, others not yet.
+            let not_yet = if is_torn {
+                self.next_chance().to_le_bytes()[3]
+            } else {
+                0
             };
             if let Some(held) = self.bytes.get_mut(place) {
-                *held &= byte | torn;
+                *held &= byte | not_yet;
             }
-            if self.budget == Some(0) {
+            if is_torn {
                 return Err(FlashError::PowerCut);
             }
         }

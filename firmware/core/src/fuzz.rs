@@ -2,24 +2,17 @@
 //! is typed, what lies in flash. `VIGIE_NODE_FUZZ` says how many inputs, a fifth of them each.
 
 use alloc::vec::Vec;
-use core::cell::Cell;
-use std::convert::Infallible;
 
 use embassy_futures::block_on;
-use embassy_sync::mutex::Mutex;
-use embassy_sync::signal::Signal;
-use embedded_io_async::{ErrorType, Read, Write};
 use vigie_wire::node::Config;
 
 use crate::clock::Clock;
-use crate::emulated::EmulatedFlash;
+use crate::console;
 use crate::entry::tests::sample;
 use crate::entry::{Entry, Names};
-use crate::facts::Facts;
-use crate::queue::Queue;
 use crate::session::{self, Over};
-use crate::shared::{Counters, Shared};
-use crate::{Board, DialError, Network, Target, Timing, console, sntp};
+use crate::sntp;
+use crate::testing::{Nothing, Scripted, config, shared};
 
 /// Bits that look random (xorshift).
 struct Chance(u64);
@@ -106,9 +99,7 @@ fn any_line_at_the_console_is_survived() {
 
 #[test]
 fn any_config_partition_is_survived() {
-    let text = "id = \"C001\"\n[broker]\nhost = \"x\"\ntls = false\n[[sensor]]\nkind = \"sht3x\"\n";
-    let config = vigie_wire::node::file::parse(text, &|_| Err("none".into())).unwrap();
-    share(17, &[config.encode().unwrap()], |bytes| {
+    share(17, &[config().encode().unwrap()], |bytes| {
         let _any = Config::decode(bytes);
         // Past the checksum.
         if let Some(body) = bytes.get(16..) {
@@ -131,69 +122,6 @@ fn any_entry_in_flash_is_survived() {
             let _any = entry.payload(Some(0), &names);
         }
     });
-}
-
-/// A broker that says what it was given, whatever it is asked, and then hangs up.
-struct Scripted {
-    says: Vec<u8>,
-    at: usize,
-}
-
-impl ErrorType for Scripted {
-    type Error = Infallible;
-}
-
-impl Read for Scripted {
-    async fn read(&mut self, buf: &mut [u8]) -> Result<usize, Infallible> {
-        let rest = &self.says[self.at..];
-        let length = rest.len().min(buf.len());
-        buf[..length].copy_from_slice(&rest[..length]);
-        self.at += length;
-        Ok(length)
-    }
-}
-
-impl Write for Scripted {
-    async fn write(&mut self, buf: &[u8]) -> Result<usize, Infallible> {
-        Ok(buf.len())
-    }
-
-    async fn flush(&mut self) -> Result<(), Infallible> {
-        Ok(())
-    }
-}
-
-struct Nothing;
-
-impl Network for Nothing {
-    type Link<'n> = Scripted;
-
-    async fn dial(&self, _: Target<'_>) -> Result<Scripted, DialError> {
-        Err(DialError::NoNetwork)
-    }
-
-    async fn exchange(&self, _: &str, _: u16, _: &[u8], _: &mut [u8]) -> Result<usize, DialError> {
-        Err(DialError::NoNetwork)
-    }
-}
-
-/// Time runs when somebody waits.
-struct TestBoard(Cell<u64>);
-
-impl Board for TestBoard {
-    fn uptime_ms(&self) -> u64 {
-        self.0.get()
-    }
-
-    async fn sleep_until(&self, uptime_ms: u64) {
-        self.0.set(self.0.get().max(uptime_ms));
-    }
-
-    fn random(&self, bytes: &mut [u8]) {
-        bytes.fill(4);
-    }
-
-    fn print(&self, _: &str) {}
 }
 
 #[test]
@@ -221,22 +149,7 @@ fn anything_that_a_broker_says_is_survived() {
         ]),
         with(&[0xf0, 2, 0x18, 0, 0x40, 0xff, 0xff, 0xff, 0x7f]),
     ];
-    let text = "id = \"C001\"\n[broker]\nhost = \"x\"\ntls = false\n[[sensor]]\nkind = \"sht3x\"\n";
-    let config = vigie_wire::node::file::parse(text, &|_| Err("none".into())).unwrap();
-    let shared = Shared {
-        board: TestBoard(Cell::new(0)),
-        timing: Timing::default(),
-        fingerprint: 0,
-        config,
-        queue: Mutex::new(block_on(Queue::open(EmulatedFlash::erased(4))).unwrap()),
-        facts: Mutex::new(block_on(Facts::open(EmulatedFlash::erased(2))).unwrap()),
-        clock: Cell::new(Clock::default()),
-        counters: Counters::default(),
-        link: core::cell::RefCell::default(),
-        fresh: Signal::new(),
-        boot: *b"aaaaaaaa",
-        names: Names::new(),
-    };
+    let shared = shared();
     let mut accepted = 0_u64;
     let mut seq = 0;
     share(23, &examples, |says| {

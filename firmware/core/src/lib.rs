@@ -50,6 +50,8 @@ mod session;
 mod settings;
 mod shared;
 mod sntp;
+#[cfg(test)]
+mod testing;
 mod tls;
 mod uplink;
 

@@ -124,3 +124,75 @@ async fn read<B: Board, F: MultiwriteNorFlash, S: MultiwriteNorFlash>(
     }
     Values::new()
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use embassy_futures::block_on;
+
+    use super::*;
+    use crate::testing::shared;
+    use crate::{Quantity, Sensor};
+
+    /// Gives this, one after the other; at the end it does not answer at all.
+    struct Scripted(Vec<Result<(Quantity, f64), SensorError>>);
+
+    impl Sensor for Scripted {
+        async fn read(&mut self) -> Result<Values, SensorError> {
+            if self.0.is_empty() {
+                core::future::pending::<()>().await;
+            }
+            self.0.remove(0).map(|value| vec![value])
+        }
+    }
+
+    fn sampling(sensors: Vec<Scripted>) -> Sampling {
+        let sampled = |sensor| Sampled {
+            name: "scripted",
+            sensor: Box::new(sensor),
+            id: 0,
+            trouble: None,
+        };
+        Sampling {
+            ids: vec![(SensorId::try_from("C001").unwrap(), 0)],
+            sensors: sensors.into_iter().map(sampled).collect(),
+            start: Some(Start::default()),
+        }
+    }
+
+    #[test]
+    fn a_sensor_is_tried_again_and_the_others_do_not_wait_for_ever() {
+        let warm = Ok((Quantity::Temperature, 21.0));
+        let damp = Ok((Quantity::Humidity, 50.0));
+        let shared = shared();
+        let mut sampling = sampling(vec![
+            Scripted(vec![
+                Err(SensorError::Checksum),
+                Err(SensorError::Bus),
+                warm,
+            ]),
+            Scripted(vec![damp, damp]),
+        ]);
+        block_on(sampling.once(&shared));
+        block_on(sampling.once(&shared));
+        block_on(sampling.once(&shared));
+
+        let counts = block_on(shared.counts());
+        // Two that failed and were tried again; then three times two, and three that never ended.
+        assert_eq!((counts.readings, counts.failed_reads), (2, 2 + 3 + 6));
+        let entry = |number| block_on(async { shared.queue.lock().await.get(number).await });
+        let (first, second) = (entry(0).unwrap(), entry(1).unwrap());
+        assert_eq!(
+            first.values,
+            [(Quantity::Temperature, 21.0), (Quantity::Humidity, 50.0)]
+        );
+        assert_eq!(second.values, [(Quantity::Humidity, 50.0)]);
+        assert_eq!((first.seq, second.seq), (0, 1));
+        assert!(first.start.is_some() && second.start.is_none());
+        // Each trouble is told once.
+        let told = shared.board.said.borrow().clone();
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].contains("did not answer in time"), "{told:?}");
+    }
+}

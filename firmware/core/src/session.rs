@@ -147,6 +147,7 @@ struct Sent {
     packet: PacketIdentifier,
     /// Number of the reading in the queue; none for the status.
     number: Option<u64>,
+    at_ms: u64,
     acknowledged: bool,
 }
 
@@ -326,10 +327,11 @@ impl<B: Board, F: MultiwriteNorFlash, S: MultiwriteNorFlash, L: Read + Write>
 
     /// Since when an answer is owed, if one is.
     fn silent_since_ms(&self) -> Option<u64> {
-        let asked_ms = match (self.asked_ms, self.sent.is_empty()) {
-            (Some(asked_ms), _) => asked_ms,
-            (None, false) => self.spoke_ms,
-            (None, true) => return None,
+        let published_ms = self.sent.front().map(|sent| sent.at_ms);
+        // The one that has waited longest.
+        let asked_ms = match (self.asked_ms, published_ms) {
+            (Some(asked_ms), Some(published_ms)) => asked_ms.min(published_ms),
+            (asked_ms, published_ms) => asked_ms.or(published_ms)?,
         };
         Some(asked_ms.max(self.heard_ms))
     }
@@ -402,6 +404,7 @@ impl<B: Board, F: MultiwriteNorFlash, S: MultiwriteNorFlash, L: Read + Write>
             self.sent.push_back(Sent {
                 packet,
                 number,
+                at_ms: self.spoke_ms,
                 acknowledged: false,
             });
         }

@@ -129,3 +129,53 @@ pub(crate) async fn changed<F: MultiwriteNorFlash>(
     }
     changed
 }
+
+#[cfg(test)]
+mod tests {
+    use embassy_futures::block_on;
+
+    use super::*;
+    use crate::emulated::EmulatedFlash;
+    use crate::testing::config;
+
+    #[test]
+    fn a_change_lasts_until_another_config_is_written() {
+        let config = config();
+        let mut flash = EmulatedFlash::erased(2);
+        let mut facts = block_on(Facts::open(&mut flash)).unwrap();
+        let number = |wanted| Key::ALL.iter().position(|key| *key == wanted).unwrap();
+        let mut set = |key, value| {
+            let number = u8::try_from(number(key)).unwrap();
+            assert!(block_on(facts.set_setting(
+                number,
+                fingerprint(&config),
+                value
+            )));
+        };
+        set(Key::Port, "1884");
+        set(Key::WifiPassword, "two words");
+        set(Key::Port, "1885");
+        let changed = block_on(with_changes(config.clone(), &mut flash)).unwrap();
+        assert_eq!(changed.broker.port, 1885);
+        assert_eq!(changed.wifi[0].password, "two words");
+
+        let mut other = config.clone();
+        other.interval_ms += 1;
+        assert_eq!(block_on(with_changes(other.clone(), &mut flash)), Ok(other));
+    }
+
+    #[test]
+    fn values_that_cannot_work_are_refused() {
+        for (key, value) in [
+            (Key::Port, "0"),
+            (Key::Port, "70000"),
+            (Key::Interval, "fast"),
+            (Key::WifiPassword, "short"),
+            (Key::Host, ""),
+        ] {
+            let mut tried = config();
+            assert!(key.apply(value, &mut tried).is_err(), "{value:?}");
+            assert_eq!(tried, config());
+        }
+    }
+}
