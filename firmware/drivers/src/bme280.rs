@@ -23,8 +23,8 @@ const DATA: u8 = 0xf7;
 const BME280: u8 = 0x60;
 /// Humidity once (§5.4.3). It counts from the next write to `CTRL_MEAS`.
 const HUMIDITY_ONCE: u8 = 0b001;
-/// Temperature once, pressure once, forced mode: one measurement, then sleep (§5.4.5).
-const MEASURE_ONCE: u8 = 0b001_001_01;
+/// Temperature once (bits 7 to 5), pressure once (4 to 2), forced mode: one measurement, then sleep (§5.4.5).
+const MEASURE_ONCE: u8 = 0b0010_0101;
 /// Neither filter nor SPI with three wires (§5.4.6). What the weather recipe wants (§3.5.1).
 const NO_FILTER: u8 = 0;
 /// One measurement of each takes 9.3 ms at most (§9.1).

@@ -1,7 +1,7 @@
 //! The checksum of Sensirion's sensors.
 
 /// CRC-8 with polynomial 0x31 and initial value 0xFF, neither reflected nor inverted at the end
-/// (SHT3x-DIS data sheet §4.12, SHT4x data sheet §4.4).
+/// (data sheets SHT3x-DIS §4.12 and `SHT4x` §4.4).
 fn crc8(bytes: [u8; 2]) -> u8 {
     bytes.iter().fold(0xff, |crc, &byte| {
         (0..8).fold(crc ^ byte, |crc, _| (crc << 1) ^ (0x31 * (crc >> 7)))

@@ -1,4 +1,4 @@
-//! SHT40, SHT41, SHT45 by Sensirion. Sections are those of the data sheet SHT4x, version 6.5.
+//! SHT40, SHT41, SHT45 by Sensirion. Sections are those of their data sheet, version 6.5.
 
 use alloc::vec;
 

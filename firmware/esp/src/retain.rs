@@ -61,7 +61,9 @@ pub(crate) fn keep_retained(retained: &Retained) {
     } = retained;
     let mut bytes = Vec::with_capacity(RETAINED_WORDS * 4);
     bytes.extend_from_slice(boot);
-    seq.iter().for_each(|n| bytes.extend(n.to_le_bytes()));
+    for n in seq {
+        bytes.extend(n.to_le_bytes());
+    }
     bytes.push(u8::from(utc_offset_ms.is_some()));
     bytes.extend(utc_offset_ms.unwrap_or(0).to_le_bytes());
     for ms in [synced_ms, slept_at_ms, sleep_ms] {
@@ -132,7 +134,9 @@ fn load(words: &[AtomicU32]) -> Option<Vec<u8>> {
 }
 
 fn clear(words: &[AtomicU32]) {
-    words.iter().for_each(|word| word.store(0, Relaxed));
+    for word in words {
+        word.store(0, Relaxed);
+    }
 }
 
 /// A text of limited length; what does not fit is cut.
