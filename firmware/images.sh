@@ -41,6 +41,7 @@ if [[ $("$espflash" --version 2>/dev/null) != "espflash ${ESPFLASH%.*}."* ]]; th
     if [[ $("$espflash" --version 2>/dev/null) != "espflash $ESPFLASH" ]]; then
         CARGO_TARGET_DIR=$tools/build cargo install espflash --version "$ESPFLASH" --locked \
             --no-default-features --features cli --profile dev --root "$tools"
+        rm -rf "$tools/build"
     fi
 fi
 
