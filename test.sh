@@ -27,6 +27,12 @@ PROGRAMS=(
     python3:python3-venv
     javac:default-jdk-headless
     mvn:maven
+    clang:clang
+    libclang:libclang-dev
+    cmake:cmake
+    ninja:ninja-build
+    pkg-config:pkg-config
+    libudev:libudev-dev
 )
 # Debian starts these on installation; the tests start their own.
 SERVICES=(mosquitto prometheus prometheus-alertmanager)
@@ -126,12 +132,14 @@ toolchain() {
 missing() {
     local entry
     for entry in "${PROGRAMS[@]}"; do
-        if [[ $entry == python3:* ]]; then
+        case "$entry" in
             # Debian keeps this module of Python in a package of its own.
-            python3 -c "import ensurepip, venv" 2>/dev/null || echo "$entry"
-        else
-            command -v "${entry%%:*}" >/dev/null || echo "$entry"
-        fi
+            python3:*) python3 -c "import ensurepip, venv" 2>/dev/null ;;
+            # Libraries, for the firmware: no program says that they are there.
+            libclang:*) [[ -n ${LIBCLANG_PATH:-} ]] || compgen -G "/usr/lib/llvm-*/lib/libclang*.so*" >/dev/null ;;
+            libudev:*) pkg-config --exists libudev 2>/dev/null ;;
+            *) command -v "${entry%%:*}" >/dev/null ;;
+        esac || echo "$entry"
     done
 }
 
@@ -210,6 +218,26 @@ dashboards() {
     }
 }
 
+# The node on a PC: its core, its drivers, and the program that the engine's tests start.
+host_node() {
+    command -v clang >/dev/null && command -v cmake >/dev/null && command -v ninja >/dev/null ||
+        needs "clang, cmake, ninja-build"
+    cd firmware
+    cargo fmt --all --check
+    cargo clippy "${locked[@]}" --all-targets -- -D warnings
+    cargo test "${locked[@]}"
+    cargo build "${locked[@]}" -p node-host
+}
+
+# The node for the chips that stable Rust can build for.
+chips() {
+    local status=0
+    firmware/images.sh --clippy || status=$?
+    # Its own word for "cannot run here".
+    if ((status == 77)); then needs "what firmware/README.md names (above it says what is missing)"; fi
+    return "$status"
+}
+
 prometheus_rules() {
     promtool check config prometheus.yml
     promtool check rules dashboards/rules/vigie.yml
@@ -263,8 +291,10 @@ if ! $quick; then
         export VIGIE_DATA
     fi
 fi
+step "firmware: core and host node" host_node
 step "tests" cargo test "${locked[@]}" --workspace --no-fail-fast
 if ! $quick; then
+    step "firmware: ESP32-C3 and C6" chips
     step "documentation" documentation
     step "release build" cargo build "${locked[@]}" --release
     step "licences, bans, sources" dependencies

@@ -18,7 +18,7 @@ use crate::incidents::Action;
 use crate::replay::Replay;
 use crate::simulate::command::Simulate;
 use crate::{
-    backtest, demo, doctor, export, import, incidents, ledger, replay, service, test_alert,
+    backtest, demo, doctor, export, import, incidents, ledger, node, replay, service, test_alert,
 };
 
 /// What was asked for cannot be, as it is written: exit code 2.
@@ -97,6 +97,11 @@ enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// The config of a node: from node.toml to the partition that is flashed
+    Node {
+        #[command(subcommand)]
+        command: NodeCommand,
+    },
     /// Send a sample incident to people and programs, and say step by step what came of it
     TestAlert {
         /// Only this way: mail, webhook-NAME or alertmanager-NAME
@@ -156,6 +161,23 @@ enum Source {
 enum ConfigCommand {
     /// The effective config, each value with its origin, secrets redacted
     Show(Place),
+}
+
+#[derive(Debug, Subcommand)]
+enum NodeCommand {
+    /// Check node.toml and write it as the partition `config`
+    Config {
+        /// What the node is told; firmware/node.toml has every key
+        file: PathBuf,
+        /// The partition; it holds passwords
+        #[arg(short, long, value_name = "FILE", default_value = "node.bin")]
+        out: PathBuf,
+    },
+    /// What is in such a partition, without its secrets
+    Show {
+        /// The partition
+        file: PathBuf,
+    },
 }
 
 /// Which config, which data.
@@ -278,6 +300,10 @@ impl Cli {
                 say(place.load(None, None)?.render().trim_end());
                 Ok(())
             }
+            Command::Node { command } => match command {
+                NodeCommand::Config { file, out } => node::config(&file, &out),
+                NodeCommand::Show { file } => node::show(&file),
+            },
             Command::TestAlert { channel, place } => {
                 test_alert::run(&place.load(None, None)?.config, channel.as_deref())
             }

@@ -14,6 +14,7 @@ mod import;
 mod incidents;
 mod ledger;
 mod logging;
+mod node;
 mod replay;
 mod service;
 mod simulate;

@@ -83,7 +83,14 @@ const HOMES: &[(&str, &[&str])] = &[
             "engine/src/simulate/command.rs",
         ],
     ),
-    ("toml", &["engine/src/config.rs", "engine/src/config/"]),
+    (
+        "toml",
+        &[
+            "engine/src/config.rs",
+            "engine/src/config/",
+            "wire/src/node/file.rs",
+        ],
+    ),
     ("anyhow", &["engine/src/"]),
 ];
 

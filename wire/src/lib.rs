@@ -45,6 +45,7 @@ mod encode;
 #[cfg(test)]
 mod fuzz;
 mod id;
+pub mod node;
 mod quantity;
 mod reading;
 mod start;

@@ -65,7 +65,17 @@ impl Process {
     }
 
     fn start_with(dir: &Path, args: &[impl AsRef<OsStr>], stdin: Stdio) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_engine"));
+        Self::start_program(Path::new(env!("CARGO_BIN_EXE_engine")), dir, args, stdin)
+    }
+
+    /// Any program of ours.
+    pub(crate) fn start_program(
+        program: &Path,
+        dir: &Path,
+        args: &[impl AsRef<OsStr>],
+        stdin: Stdio,
+    ) -> Self {
+        let mut command = Command::new(program);
         command.args(args).current_dir(dir);
         for (key, _) in std::env::vars_os() {
             let name = key.to_string_lossy();

@@ -1,8 +1,9 @@
 //! The real binary as its users meet it: started, loaded, killed, stopped and asked.
 //!
 //! The environment sets how much: `VIGIE_KILLS` (kills in `kill`, default 10), `VIGIE_OUTAGES`
-//! (restarts and kills of the broker in `outages`, default 5) and `VIGIE_FLOOD` (ids in `flood`,
-//! default 20,000).
+//! (restarts and kills of the broker in `outages`, default 5), `VIGIE_FLOOD` (ids in `flood`,
+//! default 20,000), `VIGIE_FLEET_S` (seconds of the fleet in `node`, default 30) and
+//! `VIGIE_NODE_KILLS` (kills of a node there, default 5).
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
@@ -37,6 +38,7 @@ mod mongo;
 mod mongo_server;
 mod mosquitto;
 mod mqtt;
+mod node;
 mod outages;
 mod poison;
 mod prometheus;

@@ -1,0 +1,70 @@
+//! SHT40, SHT41, SHT45 by Sensirion. Sections are those of their data sheet, version 6.5.
+
+use alloc::vec;
+
+use embedded_hal_async::delay::DelayNs;
+use embedded_hal_async::i2c::I2c;
+use node_core::{Quantity, Sensor, SensorError, Values};
+
+use crate::{crc8, failure, round};
+
+/// One measurement of high precision (§4.5).
+const MEASURE: [u8; 1] = [0xfd];
+/// It takes 8.3 ms at most (§3.1).
+const CONVERSION_MS: u32 = 9;
+/// While it measures, it does not acknowledge a read (§4.1). It gets as long again.
+const TRIES: u32 = 5;
+const AGAIN_MS: u32 = 2;
+
+/// A sensor on an I²C bus.
+#[derive(Debug)]
+pub struct Sht4x<I, D> {
+    bus: I,
+    delay: D,
+    address: u8,
+}
+
+impl<I: I2c, D: DelayNs> Sht4x<I, D> {
+    /// The address of the usual version; there are others with 0x45 and 0x46.
+    pub const ADDRESS: u8 = 0x44;
+
+    /// A sensor at this address.
+    pub fn new(bus: I, delay: D, address: u8) -> Self {
+        Self {
+            bus,
+            delay,
+            address,
+        }
+    }
+
+    async fn fetch(&mut self) -> Result<[u8; 6], SensorError> {
+        let mut frame = [0; 6];
+        for _ in 0..TRIES {
+            match self.bus.read(self.address, &mut frame).await {
+                Ok(()) => return Ok(frame),
+                Err(error) if failure::is_busy(&error) => self.delay.delay_ms(AGAIN_MS).await,
+                Err(_) => return Err(SensorError::Bus),
+            }
+        }
+        Err(SensorError::Timeout)
+    }
+}
+
+impl<I: I2c, D: DelayNs> Sensor for Sht4x<I, D> {
+    async fn read(&mut self) -> Result<Values, SensorError> {
+        self.bus
+            .write(self.address, &MEASURE)
+            .await
+            .map_err(|error| failure::address(&error))?;
+        self.delay.delay_ms(CONVERSION_MS).await;
+        let frame = self.fetch().await?;
+        let (temperature, humidity) = crc8::words(frame).ok_or(SensorError::Checksum)?;
+        // §4.6: the formula goes beyond 0 and 100 %, and is to be cut there.
+        let celsius = -45.0 + 175.0 * f64::from(temperature) / 65_535.0;
+        let percent = (-6.0 + 125.0 * f64::from(humidity) / 65_535.0).clamp(0.0, 100.0);
+        Ok(vec![
+            (Quantity::Temperature, round::decimals(celsius, 2)),
+            (Quantity::Humidity, round::decimals(percent, 2)),
+        ])
+    }
+}
