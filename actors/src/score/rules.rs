@@ -48,7 +48,7 @@ impl Rule {
         }
     }
 
-    /// All rules, in order of priority.
+    /// All rules.
     pub const ALL: [Self; 9] = [
         Self::Range,
         Self::Silence,
@@ -60,6 +60,24 @@ impl Rule {
         Self::Z,
         Self::Forest,
     ];
+}
+
+impl Rule {
+    /// Of several that fire at once, the one with the smallest number is the explanation. What is
+    /// restless jumps as well.
+    pub const fn place(self) -> u8 {
+        match self {
+            Self::Noise => Self::Rate as u8,
+            Self::Rate => Self::Noise as u8,
+            Self::Range
+            | Self::Silence
+            | Self::Stuck
+            | Self::Season
+            | Self::Level
+            | Self::Z
+            | Self::Forest => self as u8,
+        }
+    }
 }
 
 /// How bad it is.
@@ -196,13 +214,14 @@ impl FromIterator<Rule> for Near {
     }
 }
 
-/// Judges one value, with lines `margin` times as high as measured. Returns the largest ratio of the
+/// Judges one value, with lines `margin` times as high as measured, and those of the slow rules
+/// `shared` times as high as that, because others went the same way. Returns the largest ratio of the
 /// rules, adds what fired to `fired` and what was close to `near`.
 pub fn judge(
     look: &Look,
     time_ms: i64,
     catalogue: &Catalogue,
-    margin: f64,
+    (margin, shared): (f64, f64),
     fired: &mut Vec<Verdict>,
     near: &mut Near,
 ) -> f64 {
@@ -259,7 +278,8 @@ pub fn judge(
         let Some(mut distance) = distance else {
             continue;
         };
-        distance = distance.with_margin(margin);
+        let slow = matches!(rule, Rule::Season | Rule::Level);
+        distance = distance.with_margin(if slow { margin * shared } else { margin });
         let ratio = distance.ratio();
         let (observed, line) = match rule {
             Rule::Noise => (distance.distance, distance.line),
@@ -282,7 +302,7 @@ pub fn judge(
         add(ratio, verdict);
     }
     if look.warm {
-        let line = Z_LINE.max(2.0 * look.usual_z) * margin;
+        let line = Z_LINE.max(2.0 * look.usual_z) * margin * shared;
         let ratio = look.z.abs() / line;
         let way = look.z.signum();
         let verdict = Verdict {
@@ -387,7 +407,7 @@ mod tests {
             look,
             7,
             &Catalogue::default(),
-            margin,
+            (margin, 1.0),
             &mut fired,
             &mut Near::default(),
         );

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use smallvec::SmallVec;
-use vigie_wire::SensorId;
+use vigie_wire::{QuantityId, SensorId};
 use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 use super::episodes::{Incidents, Setup};
 use super::forest::{FitJob, Group, GroupKey, Model, features};
 use super::incident::{Changes, Incident, Order, Raised};
 use super::maintenance::Silence;
+use super::peers::Peers;
 use super::rules::{Near, Rule, Verdict, judge, judge_gap, judge_silence};
 use super::{Config, ForestPer};
 use crate::batch::Batch;
@@ -90,6 +91,9 @@ pub struct Scored {
     pub models: Vec<Arc<Model>>,
 }
 
+/// Time, and each value with its z.
+pub type NewestValues = (i64, SmallVec<[(QuantityId, f64, f32); 2]>);
+
 /// What the Scorer asks of the store. By default there is no such thing as people.
 pub trait IncidentMemory {
     /// The incidents that are open or cooling down.
@@ -133,6 +137,14 @@ pub trait IncidentMemory {
     /// # Errors
     /// [`store::Error`] if the store cannot be read.
     fn incident(&self, _id: &str) -> Result<Option<Incident>, store::Error> {
+        Ok(None)
+    }
+
+    /// Time and values, with their z, of the newest reading of a sensor.
+    ///
+    /// # Errors
+    /// [`store::Error`] if the store cannot be read.
+    fn newest_values(&self, _sensor: &SensorId) -> Result<Option<NewestValues>, store::Error> {
         Ok(None)
     }
 
@@ -192,6 +204,7 @@ pub struct Scorer<M> {
     groups: Vec<(Group, Rows)>,
     by_key: HashMap<GroupKey, usize, Xxh3DefaultBuilder>,
     incidents: Incidents,
+    peers: Peers,
     raised: Lines,
     /// Number of the next order.
     next_order: u64,
@@ -223,6 +236,7 @@ impl<M: IncidentMemory> Scorer<M> {
             gaps: config.silence_intervals,
             least_ms: config.silence_least.as_ms(),
         };
+        let peers = Peers::new(Arc::clone(&setup.groups));
         let incidents = Incidents::new(setup, memory.current_incidents()?, memory.silences()?);
         let mut scorer = Self {
             catalogue,
@@ -232,6 +246,7 @@ impl<M: IncidentMemory> Scorer<M> {
             groups: Vec::new(),
             by_key: HashMap::default(),
             incidents,
+            peers,
             raised: HashMap::default(),
             next_order: 0,
             asked_ms: i64::MIN,
@@ -245,6 +260,7 @@ impl<M: IncidentMemory> Scorer<M> {
             memory,
         };
         scorer.raise(&scorer.memory.raised()?);
+        scorer.meet()?;
         for model in scorer.memory.newest_models()? {
             scorer.next_generation = scorer.next_generation.max(model.generation + 1);
             let key = model.group.clone();
@@ -358,6 +374,7 @@ impl<M: IncidentMemory> Scorer<M> {
         self.incidents.replace(current, silences);
         self.raised.clear();
         self.raise(&self.memory.raised()?);
+        self.meet()?;
         self.next_order = 0;
         // A refused batch may have carried them.
         self.unsaved = self
@@ -365,6 +382,28 @@ impl<M: IncidentMemory> Scorer<M> {
             .iter()
             .filter_map(|(group, _)| group.model().cloned())
             .collect();
+        Ok(())
+    }
+
+    /// Learns anew from the store where the sensors of the groups are.
+    fn meet(&mut self) -> Result<(), store::Error> {
+        self.peers.clear();
+        if self.peers.is_empty() {
+            return Ok(());
+        }
+        for sensor in self.memory.sensor_ids()? {
+            if !self.peers.has(&sensor) {
+                continue;
+            }
+            if let Some((time_ms, values)) = self.memory.newest_values(&sensor)? {
+                let catalogue = &self.catalogue;
+                let values = values.iter().filter_map(|(id, value, z)| {
+                    let spec = catalogue.get(*id)?;
+                    spec.is_plausible(*value).then_some((*id, *z))
+                });
+                self.peers.enter(sensor, time_ms, values);
+            }
+        }
         Ok(())
     }
 
@@ -418,12 +457,22 @@ impl<M: IncidentMemory> Scorer<M> {
         let mut fired = Vec::new();
         let mut worst = 0.0_f64;
         let mut near = Near::default();
+        let shared = if kind == Kind::Entered {
+            let values = observed.looks.iter().filter(|look| look.plausible);
+            #[allow(clippy::cast_possible_truncation, reason = "as it is stored")]
+            let values = values.map(|look| (look.quantity, look.z as f32));
+            self.peers.enter(reading.sensor, reading.order_ms, values)
+        } else {
+            SmallVec::new()
+        };
         for look in &observed.looks {
+            let shared = shared.iter().find(|(id, _)| *id == look.quantity);
+            let shared = shared.map_or(1.0, |(_, factor)| *factor);
             let ratio = judge(
                 look,
                 reading.order_ms,
                 &self.catalogue,
-                self.margin,
+                (self.margin, shared),
                 &mut fired,
                 &mut near,
             );
@@ -561,7 +610,7 @@ impl<M: IncidentMemory> Scorer<M> {
                     row.score = row.score.min(score_of(BELOW));
                 }
             }
-            row.fired.sort_by_key(|verdict| verdict.rule);
+            row.fired.sort_by_key(|verdict| verdict.rule.place());
             match row.kind {
                 Kind::Entered => {
                     let silence = row
@@ -574,7 +623,7 @@ impl<M: IncidentMemory> Scorer<M> {
                     self.incidents.reading(reading.sensor, times, found);
                     // The row tells of the gap all the same: rules depend on readings alone.
                     row.fired.extend(excused);
-                    row.fired.sort_by_key(|verdict| verdict.rule);
+                    row.fired.sort_by_key(|verdict| verdict.rule.place());
                 }
                 Kind::Late => {
                     row.fired.clear();

@@ -108,8 +108,7 @@ pub struct Season {
 /// In place of a mean that there is not.
 const EMPTY: f32 = f32::INFINITY;
 
-/// Lines of the slow rules.
-const SEASON_WEIGHT: f64 = 1.2;
+/// Line of the level, in standard deviations.
 const LEVEL_LINE: f64 = 4.7;
 /// A level shift that lasts this long is the new normal for the statistics.
 const ACCEPT_MS: i64 = 12 * 3_600_000;
@@ -168,7 +167,7 @@ impl Season {
             _ => now,
         };
         let scale = self.scale.max(floor);
-        let line = (1.6 * self.usual_z).max(5.0) / SEASON_WEIGHT;
+        let line = (1.6 * self.usual_z).max(5.0);
         Some(Distance::new(expected, distance, scale, line * scale))
     }
 
