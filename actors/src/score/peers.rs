@@ -1,8 +1,8 @@
 //! What the sensors of a declared group do together is evidence: where the others go the same way,
 //! one of them is no news. Pure.
 //!
-//! Only the newest z of each value of each sensor counts, as the store has it: after a restart the
-//! sums are the same, whatever the order in which they are made. That is why they are whole numbers.
+//! Only where each value was last counts, as the sensor's state has it: after a restart the sums are
+//! the same, in whatever order they are made. That is why they are whole numbers.
 
 use std::sync::Arc;
 
@@ -12,25 +12,29 @@ use vigie_wire::{QuantityId, SensorId};
 use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 use crate::group::Groups;
+use crate::stats::channel::Course;
 
 const HOUR_MS: i64 = 3_600_000;
-/// Parts of a standard deviation that are told apart.
+/// Parts of a line that are told apart.
 const PARTS: f64 = 1024.0;
-/// Beyond this one sensor says no more.
-const CLIP: f64 = 8.0;
-/// From here on a sensor goes somewhere.
-const GOES: f64 = 1.0;
+/// So many lines away one sensor says no more.
+const CLIP: f64 = 2.0;
+/// From this share of its line on a sensor goes somewhere.
+const GOES: f64 = 0.3;
 /// So many others at least, and more than half of them, must go the same way.
 const AGREEING: u32 = 2;
 /// A common movement explains at most this share of a distance.
 const MOST: f64 = 0.75;
 
-/// The newest z of one quantity of one sensor.
+/// A [`Course`] in parts.
+type Parts = [i64; 3];
+
+/// Where one quantity of one sensor was last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Latest {
     quantity: QuantityId,
     hour: i64,
-    z: i64,
+    parts: Parts,
 }
 
 #[derive(Debug, Default)]
@@ -40,14 +44,20 @@ struct Member {
     latest: SmallVec<[Latest; 2]>,
 }
 
+/// How many go where, for one of the three rules.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Way {
+    sum: i64,
+    up: u32,
+    down: u32,
+}
+
 /// All sensors of a group whose newest reading is of one hour.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Slice {
     hour: i64,
     count: u32,
-    sum: i64,
-    up: u32,
-    down: u32,
+    ways: [Way; 3],
 }
 
 /// One quantity of one group: the newest hour and the one before.
@@ -56,6 +66,9 @@ struct Common {
     newest: i64,
     slices: [Slice; 2],
 }
+
+/// By how much lines are further away: of season, level and z.
+pub type Factors = [f64; 3];
 
 /// Who goes where in each group.
 #[derive(Debug, Default)]
@@ -66,27 +79,45 @@ pub struct Peers {
     commons: HashMap<(usize, QuantityId), Common, Xxh3DefaultBuilder>,
 }
 
-impl Slice {
-    fn count(&mut self, z: i64, by: i32) {
-        self.sum += i64::from(by) * z;
-        for (number, counts) in [
-            (&mut self.count, true),
-            (&mut self.up, goes(z) > 0),
-            (&mut self.down, goes(z) < 0),
-        ] {
-            if counts {
-                *number = number.saturating_add_signed(by);
-            }
+impl Way {
+    /// `by`: 1 or −1.
+    fn count(&mut self, parts: i64, by: i32) {
+        self.sum += i64::from(by) * parts;
+        if (parts.abs() as f64) >= GOES * PARTS {
+            let number = if parts > 0 {
+                &mut self.up
+            } else {
+                &mut self.down
+            };
+            *number = number.saturating_add_signed(by);
         }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            sum: self.sum + other.sum,
+            up: self.up + other.up,
+            down: self.down + other.down,
+        }
+    }
+
+    /// By how much the line is further away for who is at `own`, while `count` others are here.
+    fn factor(self, own: i64, count: u32) -> f64 {
+        let agreeing = if own > 0 { self.up } else { self.down };
+        if own == 0 || agreeing < AGREEING || 2 * agreeing <= count {
+            return 1.0;
+        }
+        let common = (self.sum * own.signum()) as f64 / f64::from(count);
+        1.0 / (1.0 - (common / own.abs() as f64).clamp(0.0, MOST))
     }
 }
 
-/// 1 up, −1 down, 0 nowhere.
-fn goes(z: i64) -> i64 {
-    if (z.abs() as f64) < GOES * PARTS {
-        0
-    } else {
-        z.signum()
+impl Slice {
+    fn count(&mut self, parts: Parts, by: i32) {
+        self.count = self.count.saturating_add_signed(by);
+        for (way, parts) in self.ways.iter_mut().zip(parts) {
+            way.count(parts, by);
+        }
     }
 }
 
@@ -104,36 +135,29 @@ impl Common {
             };
         }
         if slice.hour == latest.hour {
-            slice.count(latest.z, 1);
+            slice.count(latest.parts, 1);
         }
     }
 
     fn leave(&mut self, latest: Latest) {
         let slice = self.slice(latest.hour);
         if slice.hour == latest.hour {
-            slice.count(latest.z, -1);
+            slice.count(latest.parts, -1);
         }
     }
 
-    /// By how much lines are further away for who is at `z`, while the others are where they are.
-    fn factor(&mut self, z: i64) -> f64 {
+    fn factors(&mut self, own: Parts) -> Factors {
         let mut all = Slice::default();
         for hour in [self.newest - 1, self.newest] {
             let slice = *self.slice(hour);
             if slice.hour == hour {
                 all.count += slice.count;
-                all.sum += slice.sum;
-                all.up += slice.up;
-                all.down += slice.down;
+                for (way, other) in all.ways.iter_mut().zip(slice.ways) {
+                    *way = way.and(other);
+                }
             }
         }
-        let agreeing = if z > 0 { all.up } else { all.down };
-        if agreeing < AGREEING || 2 * agreeing <= all.count {
-            return 1.0;
-        }
-        let common = all.sum as f64 * z.signum() as f64 / f64::from(all.count) / PARTS;
-        let own = (z.abs() as f64 / PARTS).max(GOES);
-        1.0 / (1.0 - ((common - GOES) / own).clamp(0.0, MOST))
+        std::array::from_fn(|rule| all.ways[rule].factor(own[rule], all.count))
     }
 }
 
@@ -164,15 +188,14 @@ impl Peers {
         self.commons.clear();
     }
 
-    /// Takes in a reading of `sensor` with the plausible ones of its values, and gives by how much the
-    /// lines of each (in the same order) are further away, because the others of its group went the
-    /// same way. Nothing, if it is in no group.
+    /// Takes in where plausible values of `sensor` are, and when, and gives by how much the lines of
+    /// each are further away, because the others of its group went the same way. Nothing, if it is in
+    /// no group.
     pub fn enter(
         &mut self,
         sensor: SensorId,
-        time_ms: i64,
-        values: impl Iterator<Item = (QuantityId, f32)>,
-    ) -> SmallVec<[(QuantityId, f64); 2]> {
+        values: impl Iterator<Item = (QuantityId, i64, Course)>,
+    ) -> SmallVec<[(QuantityId, Factors); 2]> {
         let mut factors = SmallVec::new();
         if self.is_empty() {
             return factors;
@@ -189,13 +212,14 @@ impl Peers {
         let Some(group) = member.group else {
             return factors;
         };
-        for (quantity, z) in values {
+        for (quantity, at_ms, course) in values {
             #[allow(clippy::cast_possible_truncation, reason = "clipped")]
-            let z = (f64::from(z).clamp(-CLIP, CLIP) * PARTS).round() as i64;
+            let parts =
+                course.map(|share| (f64::from(share).clamp(-CLIP, CLIP) * PARTS).round() as i64);
             let latest = Latest {
                 quantity,
-                hour: time_ms.div_euclid(HOUR_MS),
-                z,
+                hour: at_ms.div_euclid(HOUR_MS),
+                parts,
             };
             let common = self.commons.entry((group, quantity)).or_default();
             let known = member
@@ -209,7 +233,7 @@ impl Peers {
                 member.latest.push(latest);
             }
             common.newest = common.newest.max(latest.hour);
-            factors.push((quantity, common.factor(z)));
+            factors.push((quantity, common.factors(parts)));
             common.enter(latest);
         }
         factors
@@ -237,24 +261,29 @@ mod tests {
         format!("hall-{number}").as_str().try_into().unwrap()
     }
 
-    /// The factor of the temperature.
-    fn enter(peers: &mut Peers, number: u32, minute: i64, z: f32) -> f64 {
-        let values = std::iter::once((TEMPERATURE, z));
-        peers.enter(sensor(number), minute * 60_000, values)[0].1
+    /// The factor of the temperature's level.
+    fn enter(peers: &mut Peers, number: u32, minute: i64, level: f32) -> f64 {
+        let values = std::iter::once((TEMPERATURE, minute * 60_000, [0.0, level, 0.0]));
+        let [season, level, z] = peers.enter(sensor(number), values)[0].1;
+        assert!(
+            (season - 1.0).abs() + (z - 1.0).abs() < 1e-9,
+            "each rule for itself"
+        );
+        level
     }
 
     #[test]
     fn who_goes_with_the_others_is_no_news() {
         let mut peers = hall();
-        // (minute, what four others show, what one shows, its factor)
+        // (minute, where four others are, where one is, its factor)
         for (minute, others, own, factor) in [
-            (0, [0.2, -0.4, 0.1, 0.3], 6.0, 1.0),
-            (10, [5.0, 5.0, 5.0, 5.0], 8.0, 2.0),
-            (20, [5.0, 5.0, 5.0, 5.0], -8.0, 1.0),
-            (30, [8.0, 8.0, 8.0, 8.0], 8.0, 4.0),
-            // One or two broken ones are no heat wave, however far they are.
-            (40, [90.0, 90.0, 0.0, 0.0], 8.0, 1.0),
-            (50, [-3.0, -3.0, -3.0, 0.2], -5.0, 1.0 / (1.0 - 1.2 / 5.0)),
+            (0, [0.1, -0.2, 0.1, 0.1], 1.5, 1.0),
+            (10, [0.8, 0.8, 0.8, 0.8], 1.6, 2.0),
+            (20, [0.8, 0.8, 0.8, 0.8], -1.6, 1.0),
+            (30, [1.6, 1.6, 1.6, 1.6], 1.6, 4.0),
+            // Two broken ones are no heat wave, however far they are.
+            (40, [90.0, 90.0, 0.0, 0.0], 1.5, 1.0),
+            (50, [-0.8, -0.8, -0.8, 0.0], -1.2, 2.0),
         ] {
             for (number, z) in (1..).zip(others) {
                 enter(&mut peers, number, minute, z);
@@ -269,7 +298,7 @@ mod tests {
         let mut peers = hall();
         for minute in 0..30 {
             for number in 0..2 {
-                assert!((enter(&mut peers, number, minute, 7.0) - 1.0).abs() < 1e-9);
+                assert!((enter(&mut peers, number, minute, 1.7) - 1.0).abs() < 1e-9);
             }
         }
     }
@@ -278,29 +307,30 @@ mod tests {
     fn what_was_hours_ago_is_no_evidence() {
         let mut peers = hall();
         for number in 1..5 {
-            enter(&mut peers, number, 0, 7.0);
+            enter(&mut peers, number, 0, 1.7);
         }
-        assert!(enter(&mut peers, 0, 30, 7.0) > 3.0);
+        assert!(enter(&mut peers, 0, 30, 1.7) > 3.0);
         assert!(
-            enter(&mut peers, 0, 90, 7.0) > 3.0,
+            enter(&mut peers, 0, 90, 1.7) > 3.0,
             "the hour before counts"
         );
-        assert!((enter(&mut peers, 0, 150, 7.0) - 1.0).abs() < 1e-9);
+        assert!((enter(&mut peers, 0, 150, 1.7) - 1.0).abs() < 1e-9);
     }
 
     #[test]
     fn strangers_and_other_quantities_are_not_asked() {
         let mut peers = hall();
         for number in 1..5 {
-            enter(&mut peers, number, 0, 7.0);
+            enter(&mut peers, number, 0, 1.7);
         }
-        let own = [(HUMIDITY, 7.0_f32), (TEMPERATURE, 7.0)];
-        let factors = peers.enter(sensor(0), 60_000, own.into_iter());
-        assert!((factors[0].1 - 1.0).abs() < 1e-9 && factors[1].1 > 3.0);
+        let course = [0.0, 1.7, 0.0];
+        let own = [(HUMIDITY, 60_000, course), (TEMPERATURE, 60_000, course)];
+        let factors = peers.enter(sensor(0), own.into_iter());
+        assert!((factors[0].1[1] - 1.0).abs() < 1e-9 && factors[1].1[1] > 3.0);
         let stranger = "cellar".try_into().unwrap();
-        assert!(peers.enter(stranger, 60_000, own.into_iter()).is_empty());
+        assert!(peers.enter(stranger, own.into_iter()).is_empty());
         let mut none = Peers::default();
-        assert!(none.enter(sensor(0), 0, own.into_iter()).is_empty());
+        assert!(none.enter(sensor(0), own.into_iter()).is_empty());
     }
 
     /// A restart knows the newest reading of each sensor, in any order.
@@ -314,7 +344,7 @@ mod tests {
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1);
             let which = u32::try_from((number >> 33) % 9).unwrap();
-            let z = f32::from(u16::try_from((number >> 20) % 1_600).unwrap()) / 100.0 - 8.0;
+            let z = f32::from(u16::try_from((number >> 20) % 400).unwrap()) / 100.0 - 2.0;
             // Pauses of up to five hours now and then.
             let minute = step * 7 + step.div_euclid(97) * 300;
             let before = enter(&mut whole, which, minute, z);
@@ -324,18 +354,18 @@ mod tests {
                 for (which, (minute, z)) in newest.iter().rev() {
                     enter(&mut again, *which, *minute, *z);
                 }
-                let next = enter(&mut again, 20, minute, 3.0).to_bits();
+                let next = enter(&mut again, 20, minute, 0.9).to_bits();
                 let mut other = hall();
                 for (which, (minute, z)) in &newest {
                     enter(&mut other, *which, *minute, *z);
                 }
-                assert_eq!(next, enter(&mut other, 20, minute, 3.0).to_bits());
+                assert_eq!(next, enter(&mut other, 20, minute, 0.9).to_bits());
                 assert_eq!(
                     next,
-                    enter(&mut whole, 20, minute, 3.0).to_bits(),
+                    enter(&mut whole, 20, minute, 0.9).to_bits(),
                     "{before}"
                 );
-                newest.insert(20, (minute, 3.0));
+                newest.insert(20, (minute, 0.9));
             }
         }
     }

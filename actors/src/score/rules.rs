@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use vigie_wire::QuantityId;
 
 use crate::quantity::Catalogue;
-use crate::stats::channel::Look;
+use crate::stats::channel::{Look, Z_LINE};
 use crate::stats::share::{Silence, SilenceLine};
 
 /// What found an anomaly.
@@ -177,9 +177,6 @@ impl Verdict {
     }
 }
 
-/// Least line of the z-score, in standard deviations.
-const Z_LINE: f64 = 8.0;
-
 /// Ratio of a value that cannot be true: three times over any line.
 const IMPLAUSIBLE: f64 = 3.0;
 
@@ -214,14 +211,14 @@ impl FromIterator<Rule> for Near {
     }
 }
 
-/// Judges one value, with lines `margin` times as high as measured, and those of the slow rules
-/// `shared` times as high as that, because others went the same way. Returns the largest ratio of the
+/// Judges one value, with lines `margin` times as high as measured, and those of season, level
+/// and z `shared` times as high as that, because others went the same way. Returns the largest ratio of the
 /// rules, adds what fired to `fired` and what was close to `near`.
 pub fn judge(
     look: &Look,
     time_ms: i64,
     catalogue: &Catalogue,
-    (margin, shared): (f64, f64),
+    (margin, shared): (f64, [f64; 3]),
     fired: &mut Vec<Verdict>,
     near: &mut Near,
 ) -> f64 {
@@ -269,17 +266,16 @@ pub fn judge(
         add(verdict.ratio, verdict);
     }
     let distances = [
-        (Rule::Rate, look.rate),
-        (Rule::Noise, look.rough),
-        (Rule::Season, look.season),
-        (Rule::Level, look.level),
+        (Rule::Rate, look.rate, 1.0),
+        (Rule::Noise, look.rough, 1.0),
+        (Rule::Season, look.season, shared[0]),
+        (Rule::Level, look.level, shared[1]),
     ];
-    for (rule, distance) in distances {
+    for (rule, distance, shared) in distances {
         let Some(mut distance) = distance else {
             continue;
         };
-        let slow = matches!(rule, Rule::Season | Rule::Level);
-        distance = distance.with_margin(if slow { margin * shared } else { margin });
+        distance = distance.with_margin(margin * shared);
         let ratio = distance.ratio();
         let (observed, line) = match rule {
             Rule::Noise => (distance.distance, distance.line),
@@ -302,7 +298,7 @@ pub fn judge(
         add(ratio, verdict);
     }
     if look.warm {
-        let line = Z_LINE.max(2.0 * look.usual_z) * margin * shared;
+        let line = Z_LINE.max(2.0 * look.usual_z) * margin * shared[2];
         let ratio = look.z.abs() / line;
         let way = look.z.signum();
         let verdict = Verdict {
@@ -407,7 +403,7 @@ mod tests {
             look,
             7,
             &Catalogue::default(),
-            (margin, 1.0),
+            (margin, [1.0; 3]),
             &mut fired,
             &mut Near::default(),
         );

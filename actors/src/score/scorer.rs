@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use smallvec::SmallVec;
-use vigie_wire::{QuantityId, SensorId};
+use vigie_wire::SensorId;
 use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 use super::episodes::{Incidents, Setup};
@@ -19,9 +19,9 @@ use crate::batch::Batch;
 use crate::quantity::Catalogue;
 use crate::reading::{Arrival, Reading};
 use crate::stats::hearing::Hearing;
-use crate::stats::share::{Finding, Part, SilenceLine};
+use crate::stats::share::{Finding, Part, Recalled, SilenceLine};
 use crate::stats::state::Observed;
-use crate::store;
+use crate::{stats, store};
 
 /// How a reading goes into the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,9 +91,6 @@ pub struct Scored {
     pub models: Vec<Arc<Model>>,
 }
 
-/// Time, and each value with its z.
-pub type NewestValues = (i64, SmallVec<[(QuantityId, f64, f32); 2]>);
-
 /// What the Scorer asks of the store. By default there is no such thing as people.
 pub trait IncidentMemory {
     /// The incidents that are open or cooling down.
@@ -140,11 +137,11 @@ pub trait IncidentMemory {
         Ok(None)
     }
 
-    /// Time and values, with their z, of the newest reading of a sensor.
+    /// The state of a sensor, as it was stored, and the readings since.
     ///
     /// # Errors
     /// [`store::Error`] if the store cannot be read.
-    fn newest_values(&self, _sensor: &SensorId) -> Result<Option<NewestValues>, store::Error> {
+    fn state(&self, _sensor: &SensorId) -> Result<Option<Recalled>, store::Error> {
         Ok(None)
     }
 
@@ -205,6 +202,8 @@ pub struct Scorer<M> {
     by_key: HashMap<GroupKey, usize, Xxh3DefaultBuilder>,
     incidents: Incidents,
     peers: Peers,
+    /// How states are made of readings.
+    stats: stats::Config,
     raised: Lines,
     /// Number of the next order.
     next_order: u64,
@@ -237,6 +236,7 @@ impl<M: IncidentMemory> Scorer<M> {
             least_ms: config.silence_least.as_ms(),
         };
         let peers = Peers::new(Arc::clone(&setup.groups));
+        let stats = setup.stats.clone();
         let incidents = Incidents::new(setup, memory.current_incidents()?, memory.silences()?);
         let mut scorer = Self {
             catalogue,
@@ -247,6 +247,7 @@ impl<M: IncidentMemory> Scorer<M> {
             by_key: HashMap::default(),
             incidents,
             peers,
+            stats,
             raised: HashMap::default(),
             next_order: 0,
             asked_ms: i64::MIN,
@@ -395,13 +396,11 @@ impl<M: IncidentMemory> Scorer<M> {
             if !self.peers.has(&sensor) {
                 continue;
             }
-            if let Some((time_ms, values)) = self.memory.newest_values(&sensor)? {
-                let catalogue = &self.catalogue;
-                let values = values.iter().filter_map(|(id, value, z)| {
-                    let spec = catalogue.get(*id)?;
-                    spec.is_plausible(*value).then_some((*id, *z))
-                });
-                self.peers.enter(sensor, time_ms, values);
+            if let Some(Recalled { mut state, since }) = self.memory.state(&sensor)? {
+                for reading in &since {
+                    state.enter(reading, &self.catalogue, &self.stats);
+                }
+                self.peers.enter(sensor, state.courses());
             }
         }
         Ok(())
@@ -459,15 +458,15 @@ impl<M: IncidentMemory> Scorer<M> {
         let mut near = Near::default();
         let shared = if kind == Kind::Entered {
             let values = observed.looks.iter().filter(|look| look.plausible);
-            #[allow(clippy::cast_possible_truncation, reason = "as it is stored")]
-            let values = values.map(|look| (look.quantity, look.z as f32));
-            self.peers.enter(reading.sensor, reading.order_ms, values)
+            let at_ms = reading.order_ms;
+            let values = values.map(|look| (look.quantity, at_ms, look.course()));
+            self.peers.enter(reading.sensor, values)
         } else {
             SmallVec::new()
         };
         for look in &observed.looks {
             let shared = shared.iter().find(|(id, _)| *id == look.quantity);
-            let shared = shared.map_or(1.0, |(_, factor)| *factor);
+            let shared = shared.map_or([1.0; 3], |(_, factors)| *factors);
             let ratio = judge(
                 look,
                 reading.order_ms,

@@ -59,6 +59,8 @@ pub struct Channel {
     company: f32,
     run: Run,
     season: Season,
+    /// Where the last plausible value was, and when.
+    course: (i64, Course),
 }
 
 /// Quantiles that hardly change from one reading to the next.
@@ -84,6 +86,9 @@ struct Run {
     longest: SmallVec<[u32; 7]>,
     day: i64,
 }
+
+/// Where a value is, for its peers: signed shares of the lines of season, level and z.
+pub type Course = [f32; 3];
 
 /// What decides beside the value itself.
 #[derive(Debug, Clone, Copy)]
@@ -170,6 +175,22 @@ pub struct Look {
     pub level: Option<Distance>,
 }
 
+impl Look {
+    /// See [`Course`].
+    pub fn course(&self) -> Course {
+        let share = |distance: Option<Distance>| {
+            distance.map_or(0.0, |distance| distance.distance / distance.line)
+        };
+        #[allow(clippy::cast_possible_truncation, reason = "a share")]
+        let z = (self.z / Z_LINE) as f32;
+        let z = if self.warm { z } else { 0.0 };
+        [share(self.season), share(self.level), z]
+    }
+}
+
+/// Least line of the z-score, in standard deviations.
+pub const Z_LINE: f64 = 8.0;
+
 impl Channel {
     /// Weight of the newest value in `ewma`.
     const ALPHA: f64 = 0.25;
@@ -224,6 +245,7 @@ impl Channel {
             company: 0.0,
             run: Run::default(),
             season: Season::default(),
+            course: (0, Course::default()),
         }
     }
 
@@ -242,6 +264,11 @@ impl Channel {
     /// How far `value` is from the last one, as a share of the step that would be at the line.
     pub fn stir(&self, value: f64) -> f64 {
         (value - self.last).abs() / f64::from(self.large)
+    }
+
+    /// Where the last plausible value was, and when.
+    pub fn course(&self) -> (i64, Course) {
+        self.course
     }
 
     /// The rolling baseline.
@@ -323,6 +350,7 @@ impl Channel {
         self.last = value;
         self.last_step = look.step;
         self.seen = self.seen.saturating_add(1);
+        self.course = (time_ms, look.course());
         look
     }
 

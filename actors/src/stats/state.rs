@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use vigie_wire::QuantityId;
 
 use super::Config;
-use super::channel::{Channel, Look, Pace};
+use super::channel::{Channel, Course, Look, Pace};
 use super::device::Device;
 use super::recent::{Recent, Sighting};
 use super::window::Moments;
@@ -269,6 +269,14 @@ impl SensorState {
     pub fn touch(&self) -> u64 {
         let channels = self.channels.iter().map(|(_, channel)| channel.touch());
         channels.fold(self.entered ^ self.recent.touch(), |sum, next| sum ^ next)
+    }
+
+    /// Where its quantities were last, and when.
+    pub fn courses(&self) -> impl Iterator<Item = (QuantityId, i64, Course)> {
+        self.channels.iter().map(|(id, channel)| {
+            let (at_ms, course) = channel.course();
+            (*id, at_ms, course)
+        })
     }
 
     /// The baseline of one quantity, for the API and the tests.

@@ -29,7 +29,7 @@ use crate::score::forest::Model;
 use crate::score::incident::{Incident, Notice, Order, Raised};
 use crate::score::maintenance::Silence;
 use crate::score::rules::Verdict;
-use crate::score::scorer::{IncidentMemory, NewestValues};
+use crate::score::scorer::IncidentMemory;
 use crate::stats::device::Device;
 use crate::stats::share::{Memory, Recalled, Resting};
 use crate::stats::state::SensorState;
@@ -1252,13 +1252,8 @@ impl IncidentMemory for Embedded {
         bytes.map(|bytes| decode(&bytes, "incident")).transpose()
     }
 
-    fn newest_values(&self, sensor: &SensorId) -> Result<Option<NewestValues>, Error> {
-        let Some(newest) = self.newest(sensor)? else {
-            return Ok(None);
-        };
-        let values = newest.row.values.iter();
-        let values = values.map(|one| (one.quantity, one.value, one.z));
-        Ok(Some((newest.order_ms, values.collect())))
+    fn state(&self, sensor: &SensorId) -> Result<Option<Recalled>, Error> {
+        self.recalled(sensor)
     }
 
     fn sensor_ids(&self) -> Result<Vec<SensorId>, Error> {
