@@ -442,22 +442,23 @@ impl Channel {
         let course = self.last + self.last_step;
         let bend = look.value - course;
         let weight = (expected_ms / Self::ROUGH_MS).min(1.0 / 6.0);
-        let before = self.rough;
-        self.rough += weight * (bend * bend - before);
+        let line = (2.5 * self.usual.rough).max(4.0 * floor) / 1.5 * pace.young();
+        let known = self.roughs.weight() >= 2.0 * Self::STEPS;
+        let often = expected_ms < Self::OFTEN_MS;
+        let mut power = weight * bend * bend;
+        if often && known {
+            // Of so many bends a few do not make an hour rough: a spike is three.
+            power = power.min(0.2 * line * line);
+        }
+        self.rough += power - weight * self.rough;
         let rough = self.rough.sqrt();
         let mut over = false;
-        if self.roughs.weight() >= 2.0 * Self::STEPS {
-            let line = (2.5 * self.usual.rough).max(4.0 * floor) / 1.5 * pace.young();
+        if known {
             over = rough >= line;
-            if expected_ms < Self::OFTEN_MS {
-                // No single bend of so many makes an hour rough.
-                look.rough = Some(Distance::new(
-                    self.usual.rough,
-                    rough,
-                    self.usual.rough,
-                    line,
-                ));
-            } else if weight * bend * bend >= 0.5 * self.rough {
+            if often {
+                let usual = self.usual.rough;
+                look.rough = Some(Distance::new(usual, rough, usual, line));
+            } else if power >= 0.5 * self.rough {
                 // One bend makes up half of it: this is a jump.
                 let line = line * self.alone(0.9, 1.0, 1.2, pace.others);
                 let bent = Distance::new(course, bend, usual, bend.abs() * line / rough);

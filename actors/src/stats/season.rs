@@ -346,12 +346,12 @@ mod tests {
 
     const FLOOR: f64 = 0.3;
 
-    /// A day's wave of 2 °C around 20, and a little noise that needs no generator.
+    /// A day's wave of 2.4 °C around 20, and a little noise that needs no generator.
     fn wave(bin: i64) -> f64 {
         let turn = usize::try_from(bin.rem_euclid(7)).unwrap();
         let noise = [0.0, 0.05, -0.04, 0.02, -0.06, 0.03, 0.01][turn];
         let turn = bin as f64 / BINS_PER_DAY as f64 * std::f64::consts::TAU;
-        20.0 + 2.0 * turn.sin() + noise
+        20.0 + 2.4 * turn.sin() + noise
     }
 
     /// A season after `days` days of readings every ten minutes.
