@@ -456,9 +456,9 @@ fn peers_are_evidence_before_and_after_a_restart() {
     for (n, arrival) in arrivals[BEFORE..].iter_mut().enumerate() {
         // It grows warm everywhere, and one more of them breaks.
         if let Arrival::Reading(reading) = arrival {
-            let warmth = (n / 4).min(30) as f64 / 5.0;
+            let warmth = (n / 4 + 1).min(8) as f64 * 0.8;
             let broken = n >= 160 && n % 4 == 3;
-            reading.values[0].1 += if broken { 30.0 } else { warmth };
+            reading.values[0].1 = 21.0 + if broken { 30.0 } else { warmth };
         }
     }
     let run = |settings: &Settings, stops: &[usize]| {
