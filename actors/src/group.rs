@@ -84,6 +84,11 @@ impl Groups {
         Self(config.iter().map(group).collect())
     }
 
+    /// Of all of them.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_str())
+    }
+
     /// The group of a sensor: the first by name that it fits; `None`: it is in none.
     pub fn of(&self, sensor: &SensorId) -> Option<&str> {
         self.0

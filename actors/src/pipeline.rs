@@ -229,7 +229,11 @@ impl Pipeline {
         let beside = !settings.event_time;
         let scoring = {
             let (store, catalogue) = (store.clone(), Arc::clone(catalogue));
-            let (score, incidents) = (settings.score.clone(), settings.incidents.clone());
+            let score = settings.score.clone();
+            let incidents = score::episodes::Setup {
+                stats: settings.stats.clone(),
+                ..settings.incidents.clone()
+            };
             let (metrics, epochs) = (metrics.clone(), Arc::clone(&epochs));
             let hearing = Arc::clone(&hearing);
             move || {

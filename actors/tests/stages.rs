@@ -10,7 +10,10 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::{Bench, NOBODY, START_MS, fleet, in_system, reading, sensor, stored};
+use vigie_actors::group::{self, Groups};
 use vigie_actors::pipeline::Settings;
 use vigie_actors::reading::Arrival;
 use vigie_actors::score::ForestPer;
@@ -18,6 +21,7 @@ use vigie_actors::score::scorer::IncidentMemory;
 use vigie_actors::stats::share::Memory;
 use vigie_actors::stats::state::SensorState;
 use vigie_actors::store::embedded::Embedded;
+use vigie_actors::store::row::StoredReading;
 use vigie_actors::supervise::Sabotage;
 use vigie_wire::TEMPERATURE;
 
@@ -432,6 +436,63 @@ fn restarts_change_nothing() {
         assert_eq!(states(&bench.store, SENSORS), states_before);
         bench.stop().await;
     });
+}
+
+/// Invariant 3, with peers: what all sensors of a group do is an anomaly of none, and a restart in the
+/// middle of it knows where the others are.
+#[test]
+fn peers_are_evidence_before_and_after_a_restart() {
+    const SENSORS: u64 = 4;
+    const BEFORE: usize = 4 * 600;
+    let mut alone = without_forest();
+    // So late that the readings are too few for a forest.
+    alone.stats.warmup_readings = 598;
+    let mut together = alone.clone();
+    let hall = group::Config {
+        sensors: vec!["S*".to_owned()],
+    };
+    together.incidents.groups = Arc::new(Groups::new(&[("hall".to_owned(), hall)].into()));
+    let mut arrivals = fleet(SENSORS, 660);
+    for (n, arrival) in arrivals[BEFORE..].iter_mut().enumerate() {
+        // It grows warm everywhere, and one more of them breaks.
+        if let Arrival::Reading(reading) = arrival {
+            let warmth = (n / 4 + 1).min(8) as f64 * 0.8;
+            let broken = n >= 160 && n % 4 == 3;
+            reading.values[0].1 = 21.0 + if broken { 30.0 } else { warmth };
+        }
+    }
+    let run = |settings: &Settings, stops: &[usize]| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut at = 0;
+        let mut rows = Vec::new();
+        for stop in stops.iter().copied().chain([arrivals.len()]) {
+            in_system(async {
+                let bench = Bench::start(dir.path(), settings);
+                bench.send(&arrivals[at..stop], 64).await;
+                rows = (0..SENSORS)
+                    .map(|index| stored(&bench.store, &sensor(index)))
+                    .collect();
+                bench.stop().await;
+            });
+            at = stop;
+        }
+        rows
+    };
+    let strange = |rows: &[Vec<StoredReading>], index: usize| {
+        let rows = rows[index].iter();
+        rows.filter(|stored| stored.row.score >= 0.5).count()
+    };
+    let (lonely, peers) = (run(&alone, &[]), run(&together, &[]));
+    for index in 0..3 {
+        assert!(strange(&lonely, index) > 0, "{index} leaves its baseline");
+        assert_eq!(strange(&peers, index), 0, "{index} goes with the others");
+    }
+    assert!(
+        strange(&peers, 3) > 0,
+        "what the others do not do stays strange"
+    );
+    let again = run(&together, &[BEFORE + 1, BEFORE + 90, BEFORE + 163]);
+    assert_eq!(again, peers);
 }
 
 /// A forest for each sensor where that is wanted; of each the store keeps the newest two, and a

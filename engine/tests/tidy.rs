@@ -122,6 +122,7 @@ const LAYERS: &[Layer] = &[
             "actors/src/score/incident.rs",
             "actors/src/score/episodes.rs",
             "actors/src/score/maintenance.rs",
+            "actors/src/score/peers.rs",
             "actors/src/score/scorer.rs",
             "actors/src/ingest/batcher.rs",
             "actors/src/ingest/payload.rs",

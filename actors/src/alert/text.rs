@@ -400,17 +400,14 @@ impl<C: Deref<Target = Catalogue>> Voice<C> {
     /// What is known about an incident, most important first.
     pub fn facts(&self, notice: &Notice, device: Option<&Device>) -> Vec<(Label, String)> {
         let (incident, tongue) = (&notice.incident, self.tongue());
-        let first = &incident.first;
-        let mut facts = vec![(Label::What, self.what(incident, first))];
+        let (first, best) = (&incident.first, incident.explanation());
+        let mut facts = vec![(Label::What, self.what(incident, best))];
         if incident.kind != Kind::Link {
-            let rule = format!(
-                "{} – {}",
-                tongue.rule(first.rule),
-                tongue.meaning(first.rule)
-            );
+            let rule = format!("{} – {}", tongue.rule(best.rule), tongue.meaning(best.rule));
             facts.push((Label::Rule, rule));
         }
-        for verdict in &incident.also {
+        let others = std::iter::once(first).chain(&incident.also);
+        for verdict in others.filter(|one| !std::ptr::eq(*one, best)) {
             let rule = tongue.rule(verdict.rule);
             facts.push((Label::Also, format!("{} ({rule})", self.sentence(verdict))));
         }

@@ -16,6 +16,7 @@ use super::incident::{
 use super::maintenance::{Calendar, Silence, Whom};
 use super::rules::{Near, Rule, Severity, Verdict};
 use crate::group::Groups;
+use crate::stats;
 
 /// The link to the broker is an incident after this long without it.
 const LINK_LINE_MS: i64 = 120_000;
@@ -25,6 +26,8 @@ const GROWN_EVERY_MS: i64 = 60_000;
 const REMINDED_WITHIN_MS: i64 = 7 * 24 * 3_600_000;
 /// How often all incidents are looked at.
 const LOOK_EVERY_MS: i64 = 500;
+/// So long after its beginning an incident may find a better explanation.
+const EXPLAINED_WITHIN_MS: i64 = 3 * 3_600_000;
 /// So many sensors of a small group that go the same way at the same time have one cause.
 const TOGETHER: usize = 3;
 
@@ -68,6 +71,8 @@ type BySensor<T> = HashMap<SensorId, T, Xxh3DefaultBuilder>;
 pub struct Setup {
     /// Section `[incidents]`.
     pub config: Config,
+    /// Section `[stats]`.
+    pub stats: stats::Config,
     /// Sections `[groups]`.
     pub groups: Arc<Groups>,
     /// From `[[maintenance]]`.
@@ -555,6 +560,7 @@ impl Incidents {
             && !is_past(incident, now_ms, &self.config)
         {
             worsen(incident, worst, now_ms);
+            explain(incident, fired, now_ms);
             // Whoever called it a false alarm does not want to hear of it again.
             if !incident.is_open() && incident.false_alarm.is_none() {
                 reopen(incident);
@@ -748,6 +754,25 @@ fn worsen(incident: &mut Incident, verdict: &Verdict, now_ms: i64) {
         incident.worst = verdict.clone();
     }
     incident.severity = incident.severity.max(verdict.severity());
+}
+
+/// Noise begins with a jump, and only the readings after it show what it is: see
+/// [`Incident::explanation`].
+fn explain(incident: &mut Incident, fired: &[Verdict], now_ms: i64) {
+    let lately = now_ms.saturating_sub(incident.begun_ms) <= EXPLAINED_WITHIN_MS;
+    if incident.kind != Kind::Values || incident.first.rule != Rule::Rate || !lately {
+        return;
+    }
+    let noise = |verdict: &&Verdict| {
+        verdict.rule == Rule::Noise && verdict.quantity == incident.first.quantity
+    };
+    if incident.also.iter().any(|also| noise(&also)) {
+        return;
+    }
+    if let Some(noise) = fired.iter().find(noise) {
+        incident.also.insert(0, noise.clone());
+        incident.also.truncate(2);
+    }
 }
 
 fn reopen(incident: &mut Incident) {

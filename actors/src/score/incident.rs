@@ -189,6 +189,17 @@ impl Incident {
         }
     }
 
+    /// What explains it best: the rule that fired first, or noise, if the first jump was only the
+    /// beginning of that.
+    pub fn explanation(&self) -> &Verdict {
+        let better = |also: &&Verdict| {
+            self.first.rule == Rule::Rate
+                && also.rule == Rule::Noise
+                && also.quantity == self.first.quantity
+        };
+        self.also.iter().find(better).unwrap_or(&self.first)
+    }
+
     /// The opening time in an id.
     pub fn opened_in(id: &str) -> Option<i64> {
         let kinds = [Kind::Silence, Kind::Shift, Kind::Link];

@@ -1,7 +1,7 @@
 //! Score: is this reading over a line, which one, and does a person have to hear about it?
 //!
 //! `rules` judges one look at a time, `forest` what is joint, `episodes` makes incidents of
-//! anomalies and `maintenance` knows when nobody wants to be told; `scorer` puts them together for a
+//! anomalies, `peers` knows what a group does together and `maintenance` when nobody wants to be told; `scorer` puts them together for a
 //! batch.
 
 pub mod actor;
@@ -9,6 +9,7 @@ pub mod episodes;
 pub mod forest;
 pub mod incident;
 pub mod maintenance;
+pub mod peers;
 pub mod rules;
 pub mod scorer;
 

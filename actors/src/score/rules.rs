@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use vigie_wire::QuantityId;
 
 use crate::quantity::Catalogue;
-use crate::stats::channel::Look;
+use crate::stats::channel::{Look, Z_LINE};
 use crate::stats::share::{Silence, SilenceLine};
 
 /// What found an anomaly.
@@ -48,7 +48,7 @@ impl Rule {
         }
     }
 
-    /// All rules, in order of priority.
+    /// All rules.
     pub const ALL: [Self; 9] = [
         Self::Range,
         Self::Silence,
@@ -60,6 +60,24 @@ impl Rule {
         Self::Z,
         Self::Forest,
     ];
+}
+
+impl Rule {
+    /// Of several that fire at once, the one with the smallest number is the explanation. What is
+    /// restless jumps as well.
+    pub const fn place(self) -> u8 {
+        match self {
+            Self::Noise => Self::Rate as u8,
+            Self::Rate => Self::Noise as u8,
+            Self::Range
+            | Self::Silence
+            | Self::Stuck
+            | Self::Season
+            | Self::Level
+            | Self::Z
+            | Self::Forest => self as u8,
+        }
+    }
 }
 
 /// How bad it is.
@@ -159,9 +177,6 @@ impl Verdict {
     }
 }
 
-/// Least line of the z-score, in standard deviations.
-const Z_LINE: f64 = 8.0;
-
 /// Ratio of a value that cannot be true: three times over any line.
 const IMPLAUSIBLE: f64 = 3.0;
 
@@ -196,13 +211,14 @@ impl FromIterator<Rule> for Near {
     }
 }
 
-/// Judges one value, with lines `margin` times as high as measured. Returns the largest ratio of the
+/// Judges one value, with lines `margin` times as high as measured, and those of season, level
+/// and z `shared` times as high as that, because others went the same way. Returns the largest ratio of the
 /// rules, adds what fired to `fired` and what was close to `near`.
 pub fn judge(
     look: &Look,
     time_ms: i64,
     catalogue: &Catalogue,
-    margin: f64,
+    (margin, shared): (f64, [f64; 3]),
     fired: &mut Vec<Verdict>,
     near: &mut Near,
 ) -> f64 {
@@ -250,16 +266,16 @@ pub fn judge(
         add(verdict.ratio, verdict);
     }
     let distances = [
-        (Rule::Rate, look.rate),
-        (Rule::Noise, look.rough),
-        (Rule::Season, look.season),
-        (Rule::Level, look.level),
+        (Rule::Rate, look.rate, 1.0),
+        (Rule::Noise, look.rough, 1.0),
+        (Rule::Season, look.season, shared[0]),
+        (Rule::Level, look.level, shared[1]),
     ];
-    for (rule, distance) in distances {
+    for (rule, distance, shared) in distances {
         let Some(mut distance) = distance else {
             continue;
         };
-        distance = distance.with_margin(margin);
+        distance = distance.with_margin(margin * shared);
         let ratio = distance.ratio();
         let (observed, line) = match rule {
             Rule::Noise => (distance.distance, distance.line),
@@ -282,7 +298,7 @@ pub fn judge(
         add(ratio, verdict);
     }
     if look.warm {
-        let line = Z_LINE.max(2.0 * look.usual_z) * margin;
+        let line = Z_LINE.max(2.0 * look.usual_z) * margin * shared[2];
         let ratio = look.z.abs() / line;
         let way = look.z.signum();
         let verdict = Verdict {
@@ -387,7 +403,7 @@ mod tests {
             look,
             7,
             &Catalogue::default(),
-            margin,
+            (margin, [1.0; 3]),
             &mut fired,
             &mut Near::default(),
         );

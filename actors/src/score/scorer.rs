@@ -12,15 +12,16 @@ use super::episodes::{Incidents, Setup};
 use super::forest::{FitJob, Group, GroupKey, Model, features};
 use super::incident::{Changes, Incident, Order, Raised};
 use super::maintenance::Silence;
+use super::peers::Peers;
 use super::rules::{Near, Rule, Verdict, judge, judge_gap, judge_silence};
 use super::{Config, ForestPer};
 use crate::batch::Batch;
 use crate::quantity::Catalogue;
 use crate::reading::{Arrival, Reading};
 use crate::stats::hearing::Hearing;
-use crate::stats::share::{Finding, Part, SilenceLine};
+use crate::stats::share::{Finding, Part, Recalled, SilenceLine};
 use crate::stats::state::Observed;
-use crate::store;
+use crate::{stats, store};
 
 /// How a reading goes into the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,6 +137,14 @@ pub trait IncidentMemory {
         Ok(None)
     }
 
+    /// The state of a sensor, as it was stored, and the readings since.
+    ///
+    /// # Errors
+    /// [`store::Error`] if the store cannot be read.
+    fn state(&self, _sensor: &SensorId) -> Result<Option<Recalled>, store::Error> {
+        Ok(None)
+    }
+
     /// All sensors there are.
     ///
     /// # Errors
@@ -192,6 +201,9 @@ pub struct Scorer<M> {
     groups: Vec<(Group, Rows)>,
     by_key: HashMap<GroupKey, usize, Xxh3DefaultBuilder>,
     incidents: Incidents,
+    peers: Peers,
+    /// How states are made of readings.
+    stats: stats::Config,
     raised: Lines,
     /// Number of the next order.
     next_order: u64,
@@ -223,6 +235,8 @@ impl<M: IncidentMemory> Scorer<M> {
             gaps: config.silence_intervals,
             least_ms: config.silence_least.as_ms(),
         };
+        let peers = Peers::new(Arc::clone(&setup.groups));
+        let stats = setup.stats.clone();
         let incidents = Incidents::new(setup, memory.current_incidents()?, memory.silences()?);
         let mut scorer = Self {
             catalogue,
@@ -232,6 +246,8 @@ impl<M: IncidentMemory> Scorer<M> {
             groups: Vec::new(),
             by_key: HashMap::default(),
             incidents,
+            peers,
+            stats,
             raised: HashMap::default(),
             next_order: 0,
             asked_ms: i64::MIN,
@@ -245,6 +261,7 @@ impl<M: IncidentMemory> Scorer<M> {
             memory,
         };
         scorer.raise(&scorer.memory.raised()?);
+        scorer.meet()?;
         for model in scorer.memory.newest_models()? {
             scorer.next_generation = scorer.next_generation.max(model.generation + 1);
             let key = model.group.clone();
@@ -358,6 +375,7 @@ impl<M: IncidentMemory> Scorer<M> {
         self.incidents.replace(current, silences);
         self.raised.clear();
         self.raise(&self.memory.raised()?);
+        self.meet()?;
         self.next_order = 0;
         // A refused batch may have carried them.
         self.unsaved = self
@@ -365,6 +383,26 @@ impl<M: IncidentMemory> Scorer<M> {
             .iter()
             .filter_map(|(group, _)| group.model().cloned())
             .collect();
+        Ok(())
+    }
+
+    /// Learns anew from the store where the sensors of the groups are.
+    fn meet(&mut self) -> Result<(), store::Error> {
+        self.peers.clear();
+        if self.peers.is_empty() {
+            return Ok(());
+        }
+        for sensor in self.memory.sensor_ids()? {
+            if !self.peers.has(&sensor) {
+                continue;
+            }
+            if let Some(Recalled { mut state, since }) = self.memory.state(&sensor)? {
+                for reading in &since {
+                    state.enter(reading, &self.catalogue, &self.stats);
+                }
+                self.peers.enter(sensor, state.courses());
+            }
+        }
         Ok(())
     }
 
@@ -418,12 +456,22 @@ impl<M: IncidentMemory> Scorer<M> {
         let mut fired = Vec::new();
         let mut worst = 0.0_f64;
         let mut near = Near::default();
+        let shared = if kind == Kind::Entered {
+            let values = observed.looks.iter().filter(|look| look.plausible);
+            let at_ms = reading.order_ms;
+            let values = values.map(|look| (look.quantity, at_ms, look.course()));
+            self.peers.enter(reading.sensor, values)
+        } else {
+            SmallVec::new()
+        };
         for look in &observed.looks {
+            let shared = shared.iter().find(|(id, _)| *id == look.quantity);
+            let shared = shared.map_or([1.0; 3], |(_, factors)| *factors);
             let ratio = judge(
                 look,
                 reading.order_ms,
                 &self.catalogue,
-                self.margin,
+                (self.margin, shared),
                 &mut fired,
                 &mut near,
             );
@@ -561,7 +609,7 @@ impl<M: IncidentMemory> Scorer<M> {
                     row.score = row.score.min(score_of(BELOW));
                 }
             }
-            row.fired.sort_by_key(|verdict| verdict.rule);
+            row.fired.sort_by_key(|verdict| verdict.rule.place());
             match row.kind {
                 Kind::Entered => {
                     let silence = row
@@ -574,7 +622,7 @@ impl<M: IncidentMemory> Scorer<M> {
                     self.incidents.reading(reading.sensor, times, found);
                     // The row tells of the gap all the same: rules depend on readings alone.
                     row.fired.extend(excused);
-                    row.fired.sort_by_key(|verdict| verdict.rule);
+                    row.fired.sort_by_key(|verdict| verdict.rule.place());
                 }
                 Kind::Late => {
                     row.fired.clear();

@@ -47,10 +47,20 @@ pub struct Channel {
     /// What was read off the sketches, and how many readings ago.
     usual: Usual,
     stale: u8,
-    /// Since when the roughness has been over its line.
-    rough_since: Option<i64>,
+    /// Since when the restlessness has been over its line.
+    restless_since: Option<i64>,
+    /// Exponentially weighted mean of the logarithm of reversals: see [`Channel::restless`].
+    restless: f32,
+    /// What it hardly ever exceeds.
+    usual_restless: f32,
+    /// A step that would have been at the line of the last reading.
+    large: f32,
+    /// How much the other quantities move when this one does, usually.
+    company: f32,
     run: Run,
     season: Season,
+    /// Where the last plausible value was, and when.
+    course: (i64, Course),
 }
 
 /// Quantiles that hardly change from one reading to the next.
@@ -59,6 +69,8 @@ struct Usual {
     /// Median step, largest usual step.
     step: f64,
     large_step: f64,
+    /// Nine of ten are smaller.
+    brisk_step: f64,
     rough: f64,
 }
 
@@ -75,6 +87,9 @@ struct Run {
     day: i64,
 }
 
+/// Where a value is, for its peers: signed shares of the lines of season, level and z.
+pub type Course = [f32; 3];
+
 /// What decides beside the value itself.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
@@ -88,6 +103,8 @@ pub struct Pace {
     pub seasoned: bool,
     /// Since its first reading.
     pub age_ms: i64,
+    /// How far the other quantities went with this reading: the largest step, as a share of its line.
+    pub others: f64,
 }
 
 impl Pace {
@@ -95,6 +112,13 @@ impl Pace {
     fn young(&self) -> f64 {
         let week = (7 * 144 * BIN_MS) as f64;
         1.0 + YOUNG * (1.0 - self.age_ms as f64 / week).max(0.0)
+    }
+
+    /// After a pause a larger step is no news: it grows like the root of the time.
+    fn patience(&self) -> f64 {
+        let expected_ms = self.expected_ms.unwrap_or(BIN_MS).max(1);
+        let pauses = self.gap_ms.unwrap_or(0) as f64 / expected_ms as f64;
+        if pauses > 1.5 { pauses.sqrt() } else { 1.0 }
     }
 }
 
@@ -139,17 +163,33 @@ pub struct Look {
     pub frozen_since: Option<i64>,
     /// With this value the new level became the baseline.
     pub new_normal: bool,
-    /// Step against the usual sizes of steps.
+    /// Step against the usual sizes of steps, or bend against the usual roughness.
     pub rate: Option<Distance>,
     /// Equal values in a row: how many, how many would be too many, since when.
     pub stuck: Option<(u32, f64, i64)>,
-    /// Roughness (root mean square of second differences) against the usual one.
+    /// Size of reversals against the usual one.
     pub rough: Option<Distance>,
     /// Against the time of day.
     pub season: Option<Distance>,
     /// The last hours against the last week.
     pub level: Option<Distance>,
 }
+
+impl Look {
+    /// See [`Course`].
+    pub fn course(&self) -> Course {
+        let share = |distance: Option<Distance>| {
+            distance.map_or(0.0, |distance| distance.distance / distance.line)
+        };
+        #[allow(clippy::cast_possible_truncation, reason = "a share")]
+        let z = (self.z / Z_LINE) as f32;
+        let z = if self.warm { z } else { 0.0 };
+        [share(self.season), share(self.level), z]
+    }
+}
+
+/// Least line of the z-score, in standard deviations.
+pub const Z_LINE: f64 = 8.0;
 
 impl Channel {
     /// Weight of the newest value in `ewma`.
@@ -170,8 +210,14 @@ impl Channel {
     const STEPS: f64 = 36.0;
     /// Roughness is that of this time, or of six readings if that is longer.
     const ROUGH_MS: f64 = 3_600_000.0;
-    /// Roughness over its line for this long is the new normal.
-    const ROUGH_ACCEPT_MS: i64 = 12 * 3_600_000;
+    /// Restlessness is that of this time, or of eight readings if that is longer.
+    const RESTLESS_MS: f64 = 4_800_000.0;
+    /// Restlessness is known after this time, and over its line for this long it is the new normal.
+    const RESTLESS_ACCEPT_MS: i64 = 12 * 3_600_000;
+    /// Of these steps the company is learned.
+    const NOTABLE: f64 = 0.3;
+    /// More company than this says no more.
+    const COMPANY: f64 = 0.1;
 
     /// Knows nothing but `value`.
     pub fn new(value: f64) -> Self {
@@ -192,9 +238,14 @@ impl Channel {
             usual_z: 0.0,
             usual: Usual::default(),
             stale: 0,
-            rough_since: None,
+            restless_since: None,
+            restless: f32::NEG_INFINITY,
+            usual_restless: f32::NEG_INFINITY,
+            large: f32::INFINITY,
+            company: 0.0,
             run: Run::default(),
             season: Season::default(),
+            course: (0, Course::default()),
         }
     }
 
@@ -208,6 +259,16 @@ impl Channel {
             ^ self.steps.touch()
             ^ self.roughs.touch()
             ^ self.season.touch()
+    }
+
+    /// How far `value` is from the last one, as a share of the step that would be at the line.
+    pub fn stir(&self, value: f64) -> f64 {
+        (value - self.last).abs() / f64::from(self.large)
+    }
+
+    /// Where the last plausible value was, and when.
+    pub fn course(&self) -> (i64, Course) {
+        self.course
     }
 
     /// The rolling baseline.
@@ -272,8 +333,13 @@ impl Channel {
         }
         // What is small beside the swings of a week means nothing, whatever the unit.
         let floor = spec.floor.max(0.05 * self.season.spread());
-        self.stuck(&mut look, pace);
+        let released = self.stuck(&mut look, pace, floor);
         self.fast(&mut look, pace, floor);
+        let usual_run = f64::from(released) < 0.5 * Run::FACTOR * f64::from(self.run.usual);
+        if released > 0 && usual_run && look.rate.is_some_and(|rate| rate.ratio() >= 1.0) {
+            // It stood still as it often does: this is a jump.
+            look.stuck = None;
+        }
         let slow = self.season.observe(value, time_ms, 3.0 * floor);
         look.season = slow.season;
         look.level = slow.level;
@@ -284,6 +350,7 @@ impl Channel {
         self.last = value;
         self.last_step = look.step;
         self.seen = self.seen.saturating_add(1);
+        self.course = (time_ms, look.course());
         look
     }
 
@@ -297,24 +364,43 @@ impl Channel {
             self.usual = Usual {
                 step: self.steps.quantile(0.5),
                 large_step: self.steps.quantile(0.998),
+                brisk_step: self.steps.quantile(0.9),
                 rough: self.roughs.quantile(0.99),
             };
         }
     }
 
-    fn stuck(&mut self, look: &mut Look, pace: Pace) {
+    /// Returns the length of the run that ends with this reading; 0 if none does that was too long.
+    fn stuck(&mut self, look: &mut Look, pace: Pace, floor: f64) -> u32 {
         let day = pace.time_ms.div_euclid(144 * BIN_MS);
         #[allow(clippy::float_cmp, reason = "stuck means the very same number")]
         if self.seen > 0 && look.value == self.last {
             self.run.length += 1;
         } else {
+            look.stuck = self.released(look.step.abs(), pace, floor);
             self.run.end(day);
             self.run.length = 1;
             self.run.since_ms = pace.time_ms;
         }
         if let Some(line) = self.run.line(pace.time_ms) {
             look.stuck = Some((self.run.length, line * pace.young(), self.run.since_ms));
+            return 0;
         }
+        look.stuck.map_or(0, |(length, ..)| length)
+    }
+
+    /// Was the run that `step` ends a stuck one? What stands still on its own moves on as it does,
+    /// by a small step; a sensor that comes loose has the movement of hours to make up for.
+    fn released(&self, step: f64, pace: Pace, floor: f64) -> Option<(u32, f64, i64)> {
+        let length = f64::from(self.run.length);
+        let line = self.run.line(pace.time_ms - pace.gap_ms.unwrap_or(0))?;
+        if self.steps.weight() < Self::STEPS || length < Run::LEAST.max(0.25 * line) {
+            return None;
+        }
+        let small = (1.5 * floor).max(2.0 * self.usual.brisk_step);
+        let ratio = step / (small * pace.patience() * pace.young());
+        let ratio = ratio.min(length / Run::LEAST);
+        (ratio >= 1.0).then(|| (self.run.length, length / ratio, self.run.since_ms))
     }
 
     /// Steps and roughness: from reading to reading.
@@ -326,16 +412,21 @@ impl Channel {
         self.steps.advance(day);
         self.roughs.advance(day);
         let expected_ms = pace.expected_ms.unwrap_or(BIN_MS).max(1) as f64;
-        // After a pause a larger step is no news: it grows like the root of the time.
-        let pauses = pace.gap_ms.unwrap_or(0) as f64 / expected_ms;
-        let patience = if pauses > 1.5 { pauses.sqrt() } else { 1.0 };
+        let patience = pace.patience();
         let mut strange = false;
+        let usual = (1.4826 * self.usual.step).max(floor);
         if self.steps.weight() >= Self::STEPS {
-            let usual = (1.4826 * self.usual.step).max(floor);
-            let line = (6.0 * usual).max(1.5 * self.usual.large_step) * patience * pace.young();
-            let rate = Distance::new(self.last, look.step, usual, line);
-            strange = rate.ratio() >= 1.0;
-            look.rate = Some(rate);
+            let large = (6.0 * usual).max(1.5 * self.usual.large_step);
+            #[allow(clippy::cast_possible_truncation, reason = "seven digits are enough")]
+            {
+                self.large = large as f32;
+            }
+            let line = large * patience * pace.young();
+            // What has no company is not learned as if it had.
+            strange = look.step.abs() >= line;
+            let alone = self.alone(0.55, 4.0, 1.3, pace.others);
+            look.rate = Some(Distance::new(self.last, look.step, usual, line * alone));
+            self.learn_company(look.step.abs() / line, pace.others);
         }
         if patience > 1.0 {
             return;
@@ -348,23 +439,99 @@ impl Channel {
         if self.seen < 2 {
             return;
         }
-        let bend = look.step - self.last_step;
+        let course = self.last + self.last_step;
+        let bend = look.value - course;
         let weight = (expected_ms / Self::ROUGH_MS).min(1.0 / 6.0);
-        self.rough += weight * (bend * bend - self.rough);
+        let line = (2.5 * self.usual.rough).max(4.0 * floor) / 1.5 * pace.young();
+        let known = self.roughs.weight() >= 2.0 * Self::STEPS;
+        let often = expected_ms < Self::OFTEN_MS;
+        let mut power = weight * bend * bend;
+        if often && known {
+            // Of so many bends a few do not make an hour rough: a spike is three.
+            power = power.min(0.2 * line * line);
+        }
+        self.rough += power - weight * self.rough;
         let rough = self.rough.sqrt();
         let mut over = false;
-        if self.roughs.weight() >= 2.0 * Self::STEPS {
-            let usual = self.usual.rough;
-            let line = (2.5 * usual).max(4.0 * floor) / 1.5 * pace.young();
+        if known {
             over = rough >= line;
-            look.rough = Some(Distance::new(usual, rough, usual, line));
+            if often {
+                let usual = self.usual.rough;
+                look.rough = Some(Distance::new(usual, rough, usual, line));
+            } else if power >= 0.5 * self.rough {
+                // One bend makes up half of it: this is a jump.
+                let line = line * self.alone(0.9, 1.0, 1.2, pace.others);
+                let bent = Distance::new(course, bend, usual, bend.abs() * line / rough);
+                if look.rate.is_none_or(|rate| rate.ratio() < bent.ratio()) {
+                    look.rate = Some(bent);
+                }
+            }
         }
-        self.rough_since = over.then(|| self.rough_since.unwrap_or(pace.time_ms));
-        let lasted = |since: i64| pace.time_ms - since >= Self::ROUGH_ACCEPT_MS;
-        let learned = self.rough_since.is_none_or(lasted);
+        self.restless(look, pace, expected_ms, floor);
         if expected_ms >= Self::OFTEN_MS || self.stale.is_multiple_of(4) {
-            self.roughs.push(rough, if learned { 1.0 } else { 0.1 });
+            self.roughs.push(rough, if over { 0.1 } else { 1.0 });
         }
+    }
+
+    /// Quantities of one sensor share their air: what moves one of them mostly stirs the others as
+    /// well, while a fault has one of them move alone. Where that is so, the line of what moves alone
+    /// is nearer (down to `low`, by `slope` for each of the others' lines) and that of what moves with
+    /// the others is further away (up to `high`).
+    fn alone(&self, low: f64, slope: f64, high: f64, others: f64) -> f64 {
+        let known = (f64::from(self.company) / Self::COMPANY).min(1.0);
+        let low = 1.0 - (1.0 - low) * known;
+        (low + slope * others).clamp(low, 1.0 + (high - 1.0) * known)
+    }
+
+    fn learn_company(&mut self, step: f64, others: f64) {
+        if step >= Self::NOTABLE {
+            #[allow(clippy::cast_possible_truncation, reason = "a share")]
+            let others = others.min(Self::NOTABLE) as f32;
+            self.company += (others - self.company) / 32.0;
+        }
+    }
+
+    /// Noise turns back with every reading; what a room does goes on for a while. The geometric mean
+    /// of the sizes of reversals (two steps in opposite directions) knows noise from a few large
+    /// steps.
+    fn restless(&mut self, look: &mut Look, pace: Pace, expected_ms: f64, floor: f64) {
+        let reversal = (-look.step * self.last_step).max(0.0).sqrt();
+        let weight = (expected_ms / Self::RESTLESS_MS).min(0.125);
+        #[allow(clippy::cast_possible_truncation, reason = "a logarithm")]
+        let (size, weight) = ((reversal + floor).ln() as f32, weight as f32);
+        if self.usual_restless == f32::NEG_INFINITY {
+            self.restless = size;
+        }
+        self.restless += weight * (size - self.restless);
+        let now = f64::from(self.restless).exp() - floor;
+        if pace.age_ms < Self::RESTLESS_ACCEPT_MS || self.roughs.weight() < 2.0 * Self::STEPS {
+            self.usual_restless = self.usual_restless.max(self.restless);
+            return;
+        }
+        let usual = (f64::from(self.usual_restless).exp() - floor).max(floor);
+        let distance = Distance::new(usual, now, usual, 1.5 * usual * pace.young());
+        let over = distance.ratio() >= 1.0;
+        if look
+            .rough
+            .is_none_or(|rough| rough.ratio() < distance.ratio())
+        {
+            look.rough = Some(distance);
+        }
+        self.restless_since = over.then(|| self.restless_since.unwrap_or(pace.time_ms));
+        let lasted = |since: i64| pace.time_ms - since >= Self::RESTLESS_ACCEPT_MS;
+        // The 0.99 quantile: a hundred small steps down for each step up.
+        let learned = if self.restless_since.is_none_or(lasted) {
+            0.05
+        } else {
+            0.005
+        };
+        #[allow(clippy::cast_possible_truncation, reason = "a small number")]
+        let learned = (learned * (expected_ms / BIN_MS as f64).min(1.0)) as f32;
+        self.usual_restless += if self.restless > self.usual_restless {
+            0.99 * learned
+        } else {
+            -0.01 * learned
+        };
     }
 
     fn learn_z(&mut self, look: &Look, pace: Pace, config: &Config) {
@@ -433,7 +600,7 @@ impl Run {
     const LEAST: f64 = 14.0;
     const LEAST_MS: i64 = 2 * 3_600_000;
     /// Over the usual longest one.
-    const FACTOR: f64 = 1.75;
+    const FACTOR: f64 = 1.95;
 
     /// The present run is over.
     fn end(&mut self, day: i64) {
@@ -476,5 +643,139 @@ impl Run {
             return None;
         }
         Some((f64::from(self.usual) * Self::FACTOR).max(Self::LEAST))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vigie_wire::TEMPERATURE;
+
+    use super::*;
+    use crate::quantity::Catalogue;
+
+    /// A channel that is fed every ten minutes.
+    struct Room {
+        channel: Channel,
+        spec: Quantity,
+        bin: i64,
+    }
+
+    impl Room {
+        fn new(value: f64) -> Self {
+            Self {
+                channel: Channel::new(value),
+                spec: Catalogue::default().get(TEMPERATURE).unwrap().clone(),
+                bin: 0,
+            }
+        }
+
+        /// `others`: see [`Pace`].
+        fn feed(&mut self, value: f64, others: f64) -> Look {
+            let pace = Pace {
+                time_ms: self.bin * BIN_MS,
+                gap_ms: (self.bin > 0).then_some(BIN_MS),
+                expected_ms: Some(BIN_MS),
+                seasoned: true,
+                // A grown sensor: lines are where they are.
+                age_ms: (self.bin + 7 * 144) * BIN_MS,
+                others,
+            };
+            self.bin += 1;
+            let config = Config::default();
+            let (channel, spec) = (&mut self.channel, &self.spec);
+            channel.observe(TEMPERATURE, value, pace, spec, &config)
+        }
+
+        /// Four days: a wave in tenths of a degree, and in the morning a window is opened, which stirs
+        /// the others by `others` of their lines.
+        fn lived_in(others: f64) -> Self {
+            let mut room = Self::new(20.0);
+            for bin in 0..4 * 144 {
+                let time = f64::from(bin % 144);
+                let wave = (10.0 * (time / 144.0 * std::f64::consts::TAU).sin()).round() / 10.0;
+                let open = (50..54).contains(&(bin % 144));
+                let moved = if [50, 54].contains(&(bin % 144)) {
+                    others
+                } else {
+                    0.0
+                };
+                room.feed(20.0 + wave - if open { 0.6 } else { 0.0 }, moved);
+            }
+            room
+        }
+    }
+
+    fn ratio(distance: Option<Distance>) -> f64 {
+        distance.map_or(0.0, |distance| distance.ratio())
+    }
+
+    #[test]
+    fn what_moves_alone_is_stranger_where_things_move_together() {
+        let jump = |company: f64, others: f64| {
+            let mut room = Room::lived_in(company);
+            ratio(room.feed(room.channel.last + 0.8, others).rate)
+        };
+        let (together, alone) = (jump(0.3, 0.3), jump(0.3, 0.0));
+        assert!(alone > 1.3 * together, "{alone} {together}");
+        let (never, now) = (jump(0.0, 0.0), jump(0.0, 0.3));
+        assert!(
+            (never - now).abs() < 1e-6,
+            "who never had company does not miss it"
+        );
+        assert!(
+            together < never && never < alone,
+            "{together} {never} {alone}"
+        );
+    }
+
+    #[test]
+    fn noise_is_restless_and_a_course_is_not() {
+        let mut room = Room::lived_in(0.0);
+        let mut course = Room::lived_in(0.0);
+        let noise = [
+            0.7, -0.9, 0.4, -0.3, 1.1, -0.6, 0.2, -0.8, 0.9, -0.5, 0.6, -1.0,
+        ];
+        let (mut worst, mut calm) = (0.0_f64, 0.0_f64);
+        for (n, noise) in noise.iter().enumerate() {
+            worst = worst.max(ratio(room.feed(20.0 + noise, 0.0).rough));
+            // A heater: much larger steps, in one direction.
+            calm = calm.max(ratio(course.feed(20.0 + 0.9 * n as f64, 0.0).rough));
+        }
+        assert!(worst > 1.0 && calm < 0.5, "{worst} {calm}");
+    }
+
+    #[test]
+    fn one_spike_is_a_jump_and_no_noise() {
+        let mut room = Room::lived_in(0.0);
+        let spike = room.feed(23.0, 0.0);
+        assert!(
+            ratio(spike.rate) > 1.0 && ratio(spike.rough) < 1.0,
+            "{spike:?}"
+        );
+        let back = room.feed(20.0, 0.0);
+        assert!(
+            ratio(back.rate) > 1.0 && ratio(back.rough) < 1.0,
+            "{back:?}"
+        );
+    }
+
+    #[test]
+    fn what_comes_loose_with_a_jump_was_stuck() {
+        // (how often the same value, the step after it, whether that tells)
+        for (run, step, tells) in [(20, 0.1, false), (20, 0.45, true), (8, 0.45, false)] {
+            let mut room = Room::lived_in(0.0);
+            let mut long = 0.0_f64;
+            for _ in 0..run {
+                let stuck = room.feed(20.33, 0.0).stuck;
+                long = long.max(stuck.map_or(0.0, |(run, line, _)| f64::from(run) / line));
+            }
+            assert!(
+                long < 1.0,
+                "{run} in a row say nothing by themselves: {long}"
+            );
+            let loose = room.feed(20.33 + step, 0.0).stuck;
+            let ratio = loose.map_or(0.0, |(run, line, _)| f64::from(run) / line);
+            assert_eq!(ratio >= 1.0, tells, "{run} {step}: {loose:?}");
+        }
     }
 }

@@ -108,8 +108,7 @@ pub struct Season {
 /// In place of a mean that there is not.
 const EMPTY: f32 = f32::INFINITY;
 
-/// Lines of the slow rules.
-const SEASON_WEIGHT: f64 = 1.2;
+/// Line of the level, in standard deviations.
 const LEVEL_LINE: f64 = 4.7;
 /// A level shift that lasts this long is the new normal for the statistics.
 const ACCEPT_MS: i64 = 12 * 3_600_000;
@@ -168,7 +167,7 @@ impl Season {
             _ => now,
         };
         let scale = self.scale.max(floor);
-        let line = (1.6 * self.usual_z).max(5.0) / SEASON_WEIGHT;
+        let line = (1.6 * self.usual_z).max(5.0);
         Some(Distance::new(expected, distance, scale, line * scale))
     }
 
@@ -347,12 +346,12 @@ mod tests {
 
     const FLOOR: f64 = 0.3;
 
-    /// A day's wave of 2 °C around 20, and a little noise that needs no generator.
+    /// A day's wave of 2.4 °C around 20, and a little noise that needs no generator.
     fn wave(bin: i64) -> f64 {
         let turn = usize::try_from(bin.rem_euclid(7)).unwrap();
         let noise = [0.0, 0.05, -0.04, 0.02, -0.06, 0.03, 0.01][turn];
         let turn = bin as f64 / BINS_PER_DAY as f64 * std::f64::consts::TAU;
-        20.0 + 2.0 * turn.sin() + noise
+        20.0 + 2.4 * turn.sin() + noise
     }
 
     /// A season after `days` days of readings every ten minutes.

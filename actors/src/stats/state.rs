@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use vigie_wire::QuantityId;
 
 use super::Config;
-use super::channel::{Channel, Look, Pace};
+use super::channel::{Channel, Course, Look, Pace};
 use super::device::Device;
 use super::recent::{Recent, Sighting};
 use super::window::Moments;
@@ -188,7 +188,9 @@ impl SensorState {
             expected_ms: expected_gap_ms,
             seasoned,
             age_ms: reading.order_ms - self.first_ms,
+            others: 0.0,
         };
+        let stirs = self.stirs(reading, catalogue);
         let mut looks = SmallVec::new();
         for (id, value) in &reading.values {
             let Some(spec) = catalogue.get(*id) else {
@@ -207,6 +209,9 @@ impl SensorState {
                     continue;
                 }
             };
+            let others = stirs.iter().filter(|(other, _)| other != id);
+            let others = others.fold(0.0_f64, |most, (_, stir)| most.max(*stir));
+            let pace = Pace { others, ..pace };
             looks.push(channel.observe(*id, *value, pace, spec, config));
         }
         Observed {
@@ -218,6 +223,20 @@ impl SensorState {
             skipped,
             started,
         }
+    }
+
+    /// How far each known quantity goes with `reading`.
+    fn stirs(&self, reading: &Reading, catalogue: &Catalogue) -> SmallVec<[(QuantityId, f64); 4]> {
+        let channel = |id| self.channels.iter().find(|(known, _)| *known == id);
+        let plausible = |(id, value): &&(QuantityId, f64)| {
+            catalogue
+                .get(*id)
+                .is_some_and(|spec| spec.is_plausible(*value))
+        };
+        let known = reading.values.iter().filter(plausible);
+        known
+            .filter_map(|(id, value)| Some((*id, channel(*id)?.1.stir(*value))))
+            .collect()
     }
 
     /// Looks at a late reading; changes nothing.
@@ -250,6 +269,14 @@ impl SensorState {
     pub fn touch(&self) -> u64 {
         let channels = self.channels.iter().map(|(_, channel)| channel.touch());
         channels.fold(self.entered ^ self.recent.touch(), |sum, next| sum ^ next)
+    }
+
+    /// Where its quantities were last, and when.
+    pub fn courses(&self) -> impl Iterator<Item = (QuantityId, i64, Course)> {
+        self.channels.iter().map(|(id, channel)| {
+            let (at_ms, course) = channel.course();
+            (*id, at_ms, course)
+        })
     }
 
     /// The baseline of one quantity, for the API and the tests.

@@ -1252,6 +1252,10 @@ impl IncidentMemory for Embedded {
         bytes.map(|bytes| decode(&bytes, "incident")).transpose()
     }
 
+    fn state(&self, sensor: &SensorId) -> Result<Option<Recalled>, Error> {
+        self.recalled(sensor)
+    }
+
     fn sensor_ids(&self) -> Result<Vec<SensorId>, Error> {
         self.states
             .iter()

@@ -19,6 +19,8 @@ const MERGE_MS: i64 = 6 * HOUR_MS;
 const GRACE_MS: i64 = HOUR_MS / 2;
 /// … and what is said this long after it is its echo, not a false alarm.
 const ECHO_MS: i64 = 6 * HOUR_MS;
+/// An explanation is improved for so long.
+const BETTER_MS: i64 = 3 * HOUR_MS;
 /// Nothing counts in the first days of a sensor: it is getting to know it.
 const WARM_MS: i64 = 3 * 24 * HOUR_MS;
 
@@ -114,7 +116,7 @@ impl Report {
             };
             kind.found += 1;
             kind.delays_ms.push(first.time_ms - label.start_ms);
-            let verdict = &first.fired[0];
+            let verdict = explanation(first, alarms);
             *kind.explained.entry(verdict.rule).or_default() += 1;
             if let (Some(truth), Some(said)) = (&label.quantity, named(verdict, catalogue)) {
                 kind.quantity.1 += 1;
@@ -122,6 +124,18 @@ impl Report {
             }
         }
     }
+}
+
+/// What people read: the rule that fired first, or a better one that was found soon after.
+fn explanation<'a>(first: &'a Moment, alarms: &[&'a Moment]) -> &'a Verdict {
+    let begun = alarms.partition_point(|moment| moment.time_ms < first.time_ms);
+    let of_incident = alarms[begun..]
+        .iter()
+        .take_while(|moment| moment.time_ms - first.time_ms <= BETTER_MS)
+        .filter_map(|moment| moment.because.as_ref())
+        .filter(|because| because.since_ms >= first.fired[0].since_ms)
+        .last();
+    of_incident.unwrap_or(&first.fired[0])
 }
 
 fn named<'a>(verdict: &Verdict, catalogue: &'a Catalogue) -> Option<&'a str> {

@@ -8,10 +8,10 @@ use vigie_actors::config::Span;
 use vigie_actors::quantity::Catalogue;
 use vigie_actors::reading::{Arrival, Reading};
 use vigie_actors::score::forest::Model;
-use vigie_actors::score::incident::{Incident, Notice, NoticeKind, Raised};
+use vigie_actors::score::incident::{Incident, Kind, Notice, NoticeKind, Raised};
 use vigie_actors::score::maintenance::Calendar;
 use vigie_actors::score::rules::Verdict;
-use vigie_actors::score::scorer::{IncidentMemory, Kind, Scored, Scorer};
+use vigie_actors::score::scorer::{IncidentMemory, Kind as Entry, Scored, Scorer};
 use vigie_actors::stats::hearing::Hearing;
 use vigie_actors::stats::share::{Memory, Recalled, Resting, Share, SilenceLine};
 use vigie_actors::store;
@@ -28,6 +28,8 @@ pub(crate) struct Moment {
     pub(crate) score: f32,
     /// What fired, the explanation first.
     pub(crate) fired: Vec<Verdict>,
+    /// How the incident that it belongs to is explained from now on, if that is news.
+    pub(crate) because: Option<Verdict>,
     /// A person would have been told now: an incident opened, or became critical.
     pub(crate) told: Option<NoticeKind>,
 }
@@ -180,6 +182,12 @@ fn collect(scored: &Scored, now_ms: i64, moments: &mut Vec<Moment>) {
             .find(news)
             .map(|notice| notice.kind)
     };
+    let because = |sensor: SensorId| {
+        let changed = scored.changes.incidents.iter();
+        let mut about = changed.filter(|one| one.kind == Kind::Values);
+        let own = about.find(|one| one.sensor == Some(sensor) && one.is_open())?;
+        Some(own.explanation().clone())
+    };
     for silent in &scored.silent {
         let ratio = silent.verdict.ratio;
         #[allow(clippy::cast_possible_truncation, reason = "shown as f32")]
@@ -188,6 +196,7 @@ fn collect(scored: &Scored, now_ms: i64, moments: &mut Vec<Moment>) {
             time_ms: now_ms,
             score: (ratio / (1.0 + ratio)) as f32,
             fired: vec![silent.verdict.clone()],
+            because: None,
             told: told(silent.sensor),
         });
     }
@@ -195,12 +204,13 @@ fn collect(scored: &Scored, now_ms: i64, moments: &mut Vec<Moment>) {
         let Some(Arrival::Reading(reading)) = scored.batch.arrivals.get(row.index as usize) else {
             continue;
         };
-        let enters = row.kind == Kind::Entered;
+        let enters = row.kind == Entry::Entered;
         moments.push(Moment {
             sensor: reading.sensor,
             time_ms: row.time_ms,
             score: row.score,
             fired: row.fired.clone(),
+            because: because(reading.sensor).filter(|_| !row.fired.is_empty()),
             told: told(reading.sensor).filter(|_| enters),
         });
     }

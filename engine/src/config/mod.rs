@@ -241,6 +241,7 @@ impl Config {
     pub(crate) fn setup(&self) -> Setup {
         Setup {
             config: self.incidents.clone(),
+            stats: self.stats.clone(),
             groups: Arc::new(Groups::new(&self.groups)),
             calendar: Calendar::new(&self.maintenance),
         }

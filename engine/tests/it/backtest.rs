@@ -163,9 +163,16 @@ fn injected_faults_are_found_within_the_budget_of_false_alarms() {
     assert!(wrong <= 1.0, "{wrong} false alarms per sensor-week; {said}");
     let recall = said.split("all: recall ").nth(1).unwrap();
     let recall: f64 = recall.split(';').next().unwrap().parse().unwrap();
-    assert!(recall >= 0.85, "recall {recall}; {said}");
-    for certain in ["sentinel", "dropout", "battery_death"] {
-        assert!(figure(&said, certain, 2) >= 1.0, "{certain}: {said}");
+    assert!(recall >= 0.90, "recall {recall}; {said}");
+    for (fault, least) in [
+        ("sentinel", 1.0),
+        ("dropout", 1.0),
+        ("battery_death", 1.0),
+        ("noise_burst", 0.9),
+        ("drift", 0.84),
+        ("stuck", 0.85),
+    ] {
+        assert!(figure(&said, fault, 2) >= least, "{fault}: {said}");
     }
 }
 
@@ -175,5 +182,5 @@ fn rooms_without_known_faults_are_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let said = backtest(dir.path(), &[data.join("clean").to_str().unwrap()]);
     let episodes = figure(&said, "all", 5);
-    assert!(episodes <= 1.2, "{episodes} per sensor-week; {said}");
+    assert!(episodes <= 1.0, "{episodes} per sensor-week; {said}");
 }

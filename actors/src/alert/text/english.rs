@@ -64,7 +64,9 @@ impl Tongue for English {
         match rule {
             Rule::Range => "outside of what can be true, or a known error code of the sensor",
             Rule::Silence => "the sensor has stopped sending",
-            Rule::Stuck => "the same value over and over, for longer than ever in the last week",
+            Rule::Stuck => {
+                "the same value over and over, for longer than ever in the last week or until it jumped"
+            }
             Rule::Rate => "a jump from one reading to the next, larger than its jumps are",
             Rule::Noise => "more restless than it has been in the last week",
             Rule::Season => "unlike the days before at this time of day",

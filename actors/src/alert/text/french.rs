@@ -82,7 +82,9 @@ impl Tongue for French {
         match rule {
             Rule::Range => "hors du possible, ou code d'erreur connu du capteur",
             Rule::Silence => "le capteur n'envoie plus rien",
-            Rule::Stuck => "toujours la même valeur, plus longtemps que jamais cette semaine",
+            Rule::Stuck => {
+                "toujours la même valeur, plus longtemps que jamais cette semaine ou jusqu'à un saut"
+            }
             Rule::Rate => "un saut d'une mesure à l'autre, plus grand que ses sauts habituels",
             Rule::Noise => "plus agité qu'il ne l'a été cette semaine",
             Rule::Season => "différent des jours précédents à cette heure",

@@ -61,6 +61,7 @@ impl Story {
         };
         let setup = Setup {
             config,
+            stats: stats::Config::default(),
             groups: Arc::new(Groups::new(&[("hall".to_owned(), hall)].into())),
             calendar,
         };
@@ -583,4 +584,22 @@ fn a_false_alarm_is_over_and_its_line_rises() {
     story.order(31, "C002-1800000", Deed::FalseAlarm);
     assert!((story.raised[1].factor - 1.5).abs() < 1e-9);
     story.order(32, "nobody-1", Deed::FalseAlarm);
+}
+
+#[test]
+fn noise_that_begins_with_a_jump_is_explained_as_noise() {
+    // (what fires after the jump, when, the explanation)
+    for (rule, minute, best) in [
+        (Rule::Noise, 40, Rule::Noise),
+        (Rule::Season, 40, Rule::Rate),
+        (Rule::Noise, 4 * 60, Rule::Rate),
+    ] {
+        let mut story = Story::new(|config| config.clear_after = Span::secs(6 * 3600));
+        story.fires(10, "a", Rule::Rate, 1.5);
+        story.fires(20, "a", Rule::Rate, 1.2);
+        story.fires(minute, "a", rule, 1.3);
+        let incident = story.stored.values().next().unwrap();
+        assert_eq!(incident.explanation().rule, best, "{rule:?} {minute}");
+        assert_eq!(incident.first.rule, Rule::Rate, "what began it stays");
+    }
 }
