@@ -444,6 +444,7 @@ impl Broker {
             sending,
             news,
             waiting: Vec::new(),
+            waiting_since: Instant::now(),
             unacknowledged: 0,
             achieved,
         };
@@ -509,6 +510,8 @@ struct Session<'a> {
     news: mpsc::Receiver<Result<News, Failure>>,
     /// Received and not yet delivered.
     waiting: Vec<Message>,
+    /// Since when the oldest of them has been.
+    waiting_since: Instant,
     /// Handed over and not acknowledged.
     unacknowledged: usize,
     achieved: &'a mut Achieved,
@@ -516,6 +519,9 @@ struct Session<'a> {
 
 /// Packet ids of a delivery, in order of receipt.
 type Ids = Vec<u16>;
+
+/// What a delivery has to be acknowledged for, and when it arrived.
+type Due = (Instant, Ids);
 
 impl Session<'_> {
     async fn run(mut self, mut stopped: impl Future<Output = ()> + Unpin) -> End {
@@ -529,7 +535,8 @@ impl Session<'_> {
             if let Some(room) = room {
                 let (arrivals, ids) = self.decode(room.readings());
                 self.unacknowledged += ids.len();
-                outstanding.push_back(durable(room.send(arrivals), ids));
+                let due = (self.waiting_since, ids);
+                outstanding.push_back(durable(room.send(arrivals), due));
                 continue;
             }
             tokio::select! {
@@ -607,7 +614,12 @@ impl Session<'_> {
             ..
         } = self.broker;
         match news {
-            News::Message(message) => self.waiting.push(message),
+            News::Message(message) => {
+                if self.waiting.is_empty() {
+                    self.waiting_since = Instant::now();
+                }
+                self.waiting.push(message);
+            }
             News::Connected {
                 session_present,
                 session_expiry_s,
@@ -725,9 +737,10 @@ impl Session<'_> {
     }
 
     /// Acknowledges a delivery, if it is durable.
-    async fn settle(&mut self, answer: Result<Ids, Refused>) -> Result<(), End> {
-        let ids = answer.map_err(|Refused| Self::refused())?;
+    async fn settle(&mut self, answer: Result<Due, Refused>) -> Result<(), End> {
+        let (arrived, ids) = answer.map_err(|Refused| Self::refused())?;
         self.achieved.progress = true;
+        let all = ids.len() as u64;
         for id in ids {
             if !self.acknowledge(id).await.map_err(End::Failed)? {
                 // The connection is gone; the poller will tell why.
@@ -735,6 +748,10 @@ impl Session<'_> {
             }
             self.unacknowledged -= 1;
             self.broker.surroundings.metrics.pubacks.inc();
+        }
+        if all > 0 {
+            let seconds = &self.broker.surroundings.metrics.puback_seconds;
+            seconds.record(arrived.elapsed(), all);
         }
         Ok(())
     }
@@ -756,8 +773,8 @@ impl Session<'_> {
     }
 }
 
-async fn durable(answer: Answered, ids: Ids) -> Result<Ids, Refused> {
-    answer.await.map(|()| ids)
+async fn durable(answer: Answered, due: Due) -> Result<Due, Refused> {
+    answer.await.map(|()| due)
 }
 
 async fn stopped(mut stop: watch::Receiver<bool>) {

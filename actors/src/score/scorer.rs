@@ -12,7 +12,7 @@ use super::episodes::{Incidents, Setup};
 use super::forest::{FitJob, Group, GroupKey, Model, features};
 use super::incident::{Changes, Incident, Order, Raised};
 use super::maintenance::Silence;
-use super::rules::{Near, Rule, Verdict, judge, judge_gap, judge_silence};
+use super::rules::{Band, Near, Rule, Verdict, band, judge, judge_gap, judge_silence};
 use super::{Config, ForestPer};
 use crate::batch::Batch;
 use crate::quantity::Catalogue;
@@ -48,6 +48,8 @@ pub struct ScoredReading {
     pub entered: u64,
     /// z-score per value, in the order of the reading's values.
     pub z: SmallVec<[f32; 2]>,
+    /// Where each value should be, in the same order.
+    pub bands: SmallVec<[Option<Band>; 2]>,
     /// r / (1 + r) of the largest ratio r: 0.5 is the line.
     pub score: f32,
     /// Which rules are not far enough below their lines to end an incident.
@@ -453,6 +455,7 @@ impl<M: IncidentMemory> Scorer<M> {
             kind,
             entered: observed.entered,
             z,
+            bands: self.bands(reading.sensor, &observed),
             score: score_of(worst),
             near,
             generation: 0,
@@ -461,6 +464,17 @@ impl<M: IncidentMemory> Scorer<M> {
             expected_ms: observed.expected_gap_ms,
             heard_before_ms: observed.heard_before_ms.unwrap_or(i64::MAX),
         }
+    }
+
+    /// Where the values should have been.
+    fn bands(&self, sensor: SensorId, observed: &Observed) -> SmallVec<[Option<Band>; 2]> {
+        let raised = self.raised.get(&sensor);
+        let margin = |rule| {
+            let own = raised.and_then(|lines| lines.iter().find(|(raised, _)| *raised == rule));
+            self.margin * own.map_or(1.0, |(_, factor)| *factor)
+        };
+        let looks = observed.looks.iter();
+        looks.map(|look| band(look, margin)).collect()
     }
 
     /// Puts the reading's features beside those of its group.
