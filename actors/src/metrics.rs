@@ -290,11 +290,7 @@ fn gauges(
     Ok(metric)
 }
 
-fn seconds(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-) -> Result<HistogramVec, prometheus::Error> {
+fn seconds(registry: &Registry, name: &str, help: &str) -> Result<HistogramVec, prometheus::Error> {
     let options = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
     let metric = HistogramVec::new(options, &["stage"])?;
     registry.register(Box::new(metric.clone()))?;

@@ -188,6 +188,7 @@ impl Pipeline {
 
         let keeping = Keeping::new(
             Keeper::new(store.clone(), settings.store.clone()),
+            Room::new(store.dir().to_owned(), settings.store.min_free_mib),
             Arc::clone(&clock),
             guard(Keeping::NAME),
             metrics.clone(),
@@ -198,7 +199,7 @@ impl Pipeline {
         let storing = {
             let (store, config) = (store.clone(), settings.store.clone());
             let (metrics, health) = (metrics.clone(), Arc::clone(&health));
-            let clock = Arc::clone(&clock);
+            let clock = (!settings.event_time).then(|| Arc::clone(&clock));
             move || {
                 let committer = Committer::new(store.clone(), &config, routes.clone())
                     .map_err(|error| chain(&error))?;
@@ -206,7 +207,7 @@ impl Pipeline {
                 Ok(Storing::new(
                     committer,
                     room,
-                    Arc::clone(&clock),
+                    clock.clone(),
                     metrics.clone(),
                     Arc::clone(&health),
                 ))

@@ -209,17 +209,17 @@ impl Config {
             ("client_cert_file", self.client_cert_file.as_ref()),
             ("client_key_file", self.client_key_file.as_ref()),
         ];
-        self.tls_config()
+        self.tls_config(&tls::Ends::default())
             .map(drop)
             .map_err(|unusable| unusable.invalid(&keys))
     }
 
-    fn tls_config(&self) -> Result<Arc<rustls::ClientConfig>, tls::Unusable> {
+    fn tls_config(&self, ends: &tls::Ends) -> Result<Arc<rustls::ClientConfig>, tls::Unusable> {
         let identity = self
             .client_cert_file
             .as_deref()
             .zip(self.client_key_file.as_deref());
-        tls::client_config(self.ca_file.as_deref(), identity)
+        tls::watched_client_config(self.ca_file.as_deref(), identity, ends)
     }
 }
 
@@ -334,6 +334,7 @@ pub struct Broker {
     host: String,
     client_id: String,
     surroundings: Surroundings,
+    ends: tls::Ends,
 }
 
 /// How a connection ended.
@@ -361,12 +362,18 @@ impl Broker {
             host,
             client_id,
             surroundings,
+            ends: tls::Ends::default(),
         })
     }
 
     /// How the connection is.
     pub fn link(&self) -> &Arc<Link> {
         &self.surroundings.link
+    }
+
+    /// When the certificates of the connection end.
+    pub fn ends(&self) -> tls::Ends {
+        self.ends.clone()
     }
 
     /// Connects and receives until `stop` becomes true; then finishes what is outstanding, says
@@ -459,7 +466,10 @@ impl Broker {
 
     fn open(&self) -> Result<(Sending, Receiving), tls::Unusable> {
         let config = &self.config;
-        let tls = config.tls.then(|| config.tls_config()).transpose()?;
+        let tls = config
+            .tls
+            .then(|| config.tls_config(&self.ends))
+            .transpose()?;
         let password = |password: &SecretString| password.expose_secret().to_owned();
         let credentials = config.username.clone().map(|username| {
             let password = config.password.as_ref().map(password);

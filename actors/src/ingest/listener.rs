@@ -108,7 +108,7 @@ const NO_SUBSCRIPTIONS: &str =
 pub struct Listener {
     config: Config,
     accounts: Accounts,
-    certificates: Option<ServerCertificates>,
+    certificates: Option<Arc<ServerCertificates>>,
     socket: TcpListener,
     addr: SocketAddr,
 }
@@ -136,7 +136,7 @@ impl Listener {
         Ok(Self {
             config,
             accounts,
-            certificates,
+            certificates: certificates.map(Arc::new),
             socket,
             addr,
         })
@@ -145,6 +145,11 @@ impl Listener {
     /// Where it listens; tells the port if the config said 0.
     pub fn local_addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// What it proves itself with.
+    pub fn certificates(&self) -> Option<Arc<ServerCertificates>> {
+        self.certificates.clone()
     }
 
     /// Whether clients have to speak TLS.
@@ -255,7 +260,7 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 struct Shared {
     config: Config,
     accounts: Arc<Accounts>,
-    certificates: Option<ServerCertificates>,
+    certificates: Option<Arc<ServerCertificates>>,
     verifications: Arc<Semaphore>,
     intake: Intake,
     decode: Arc<dyn Decode>,

@@ -58,6 +58,8 @@ pub struct Latest {
     pub expected_ms: Option<i64>,
     /// r / (1 + r).
     pub score: f32,
+    /// The same of the forest alone; `None`: none took part.
+    pub forest: Option<f32>,
     /// Per quantity.
     pub values: SmallVec<[Shown; 2]>,
     /// Sequence numbers that are missing before it.
@@ -188,6 +190,16 @@ impl Board {
         for known in &fresh {
             scores.sample(known, None, known.latest.score);
         }
+        let mut forest = Family::begin(
+            out,
+            "vigie_sensor_forest_score",
+            "Score of the newest reading by the isolation forest alone: 0.5 is the line.",
+        );
+        for known in &fresh {
+            if let Some(score) = known.latest.forest {
+                forest.sample(known, None, score);
+            }
+        }
         let mut zscores = Family::begin(
             out,
             "vigie_sensor_zscore",
@@ -246,120 +258,16 @@ impl Board {
             missing.sample(known, None, known.missing);
         }
         for (id, names) in self.quantities.iter() {
-            self.quantity(out, &fresh, *id, names);
+            names.write(out, &fresh, *id);
         }
         let name = "vigie_sensor_series_overflow_total";
         let help = "Readings of sensors beyond the cap on series of their own.";
         Family::counter(out, name, help).single(overflow);
     }
 
-    /// Values of one quantity, and where they should be.
-    fn quantity(&self, out: &mut String, fresh: &[&Known], id: QuantityId, names: &Names) {
-        let shown = |known: &Known| {
-            let mut values = known.latest.values.iter();
-            values.find(|shown| shown.quantity == id).copied()
-        };
-        let mut values = Family::begin(out, &names.value, &names.value_help);
-        for known in fresh {
-            if let Some(shown) = shown(known) {
-                values.sample(known, None, shown.value * names.factor);
-            }
-        }
-        let mut bands = Family::begin(out, &names.band, &names.band_help);
-        for known in fresh {
-            if let Some(band) = shown(known).and_then(|shown| shown.band) {
-                for (bound, value) in [("low", band.low), ("high", band.high)] {
-                    let value = f64::from(value) * names.factor;
-                    // Seven digits are what the band has.
-                    bands.sample(known, Some(("bound", bound)), round(value));
-                }
-            }
-        }
-    }
-
     fn names(&self, quantity: QuantityId) -> Option<&Names> {
         let mut all = self.quantities.iter();
         all.find(|(id, _)| *id == quantity).map(|(_, names)| names)
-    }
-}
-
-fn seconds(ms: i64) -> f64 {
-    ms as f64 / 1000.0
-}
-
-/// As an f32 it is shorter to write.
-#[allow(clippy::cast_possible_truncation, reason = "it was one before")]
-fn round(value: f64) -> f32 {
-    value as f32
-}
-
-/// One metric on its way into the text. Its head comes with its first sample: without any it is not
-/// there.
-struct Family<'a> {
-    out: &'a mut String,
-    name: &'a str,
-    help: &'a str,
-    kind: &'static str,
-    begun: bool,
-}
-
-impl<'a> Family<'a> {
-    fn begin(out: &'a mut String, name: &'a str, help: &'a str) -> Self {
-        Self {
-            out,
-            name,
-            help,
-            kind: "gauge",
-            begun: false,
-        }
-    }
-
-    fn counter(out: &'a mut String, name: &'a str, help: &'a str) -> Self {
-        Self {
-            kind: "counter",
-            ..Self::begin(out, name, help)
-        }
-    }
-
-    fn head(&mut self) {
-        if !self.begun {
-            self.begun = true;
-            let Self {
-                name, help, kind, ..
-            } = self;
-            // Writing to a String cannot fail.
-            let _infallible = write!(
-                self.out,
-                "# HELP {name} {help}\n# TYPE {name} {kind}\n"
-            );
-        }
-        self.out.push_str(self.name);
-    }
-
-    /// Nothing here needs an escape: ids of sensors and names of rules and quantities have none of
-    /// the characters, and names of groups were checked.
-    fn sample(&mut self, known: &Known, other: Option<(&str, &str)>, value: impl Display) {
-        self.head();
-        self.out.push('{');
-        // Labels in alphabetical order, as everywhere else; none comes behind `sensor`.
-        if let Some((label, text)) = other.filter(|(label, _)| *label < "sensor") {
-            self.label(label, text);
-            self.out.push(',');
-        }
-        self.label("sensor", known.sensor.as_str());
-        self.out.push('}');
-        let _infallible = writeln!(self.out, " {value}");
-    }
-
-    fn label(&mut self, name: &str, value: &str) {
-        for part in [name, "=\"", value, "\""] {
-            self.out.push_str(part);
-        }
-    }
-
-    fn single(mut self, value: u64) {
-        self.head();
-        let _infallible = writeln!(self.out, " {value}");
     }
 }
 
@@ -409,6 +317,107 @@ impl Names {
             factor,
         }
     }
+
+    /// Values of the quantity `id`, and where they should be.
+    fn write(&self, out: &mut String, fresh: &[&Known], id: QuantityId) {
+        let shown = |known: &Known| {
+            let mut values = known.latest.values.iter();
+            values.find(|shown| shown.quantity == id).copied()
+        };
+        let mut values = Family::begin(out, &self.value, &self.value_help);
+        for known in fresh {
+            if let Some(shown) = shown(known) {
+                values.sample(known, None, shown.value * self.factor);
+            }
+        }
+        let mut bands = Family::begin(out, &self.band, &self.band_help);
+        for known in fresh {
+            if let Some(band) = shown(known).and_then(|shown| shown.band) {
+                for (bound, value) in [("low", band.low), ("high", band.high)] {
+                    let value = f64::from(value) * self.factor;
+                    // Seven digits are what the band has.
+                    bands.sample(known, Some(("bound", bound)), round(value));
+                }
+            }
+        }
+    }
+}
+
+fn seconds(ms: i64) -> f64 {
+    ms as f64 / 1000.0
+}
+
+/// As an f32 it is shorter to write.
+#[allow(clippy::cast_possible_truncation, reason = "it was one before")]
+fn round(value: f64) -> f32 {
+    value as f32
+}
+
+/// One metric on its way into the text. Its head comes with its first sample: without any it is not
+/// there.
+struct Family<'a> {
+    out: &'a mut String,
+    name: &'a str,
+    help: &'a str,
+    kind: &'static str,
+    begun: bool,
+}
+
+impl<'a> Family<'a> {
+    fn begin(out: &'a mut String, name: &'a str, help: &'a str) -> Self {
+        Self {
+            out,
+            name,
+            help,
+            kind: "gauge",
+            begun: false,
+        }
+    }
+
+    fn counter(out: &'a mut String, name: &'a str, help: &'a str) -> Self {
+        Self {
+            kind: "counter",
+            ..Self::begin(out, name, help)
+        }
+    }
+
+    fn head(&mut self) {
+        if !self.begun {
+            self.begun = true;
+            let Self {
+                name, help, kind, ..
+            } = self;
+            // Writing to a String cannot fail.
+            let _infallible = write!(self.out, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        }
+        self.out.push_str(self.name);
+    }
+
+    /// Nothing here needs an escape: ids of sensors and names of rules and quantities have none of
+    /// the characters, and names of groups were checked.
+    fn sample(&mut self, known: &Known, other: Option<(&str, &str)>, value: impl Display) {
+        self.head();
+        self.out.push('{');
+        // Labels in alphabetical order, as everywhere else; none comes behind `sensor`.
+        if let Some((label, text)) = other.filter(|(label, _)| *label < "sensor") {
+            self.label(label, text);
+            self.out.push(',');
+        }
+        self.label("sensor", known.sensor.as_str());
+        self.out.push('}');
+        let _infallible = writeln!(self.out, " {value}");
+    }
+
+    fn label(&mut self, name: &str, value: &str) {
+        for part in [name, "=\"", value, "\""] {
+            self.out.push_str(part);
+        }
+    }
+
+    fn single(mut self, value: u64) {
+        self.head();
+        let _infallible = writeln!(self.out, " {value}");
+    }
 }
 
 #[cfg(test)]
@@ -433,6 +442,7 @@ mod tests {
             received_ms,
             expected_ms: Some(10_000),
             score: 0.25,
+            forest: Some(0.125),
             values: smallvec![
                 shown(TEMPERATURE, 21.5, -0.5, None),
                 shown(HUMIDITY, 50.0, 1.5, Some(band)),
@@ -463,6 +473,7 @@ mod tests {
             "vigie_sensor_humidity_ratio{sensor=\"C:1\"} 0.5",
             "vigie_sensor_temperature_celsius{sensor=\"C:1\"} 21.5",
             "vigie_sensor_zscore{quantity=\"temperature\",sensor=\"C:1\"} -0.5",
+            "vigie_sensor_forest_score{sensor=\"C:1\"} 0.125",
             "vigie_sensor_rule_fired_timestamp_seconds{rule=\"stuck\",sensor=\"C:1\"} 4",
             "vigie_sensor_missing_readings_total{sensor=\"C:1\"} 4",
             "vigie_sensor_last_seen_timestamp_seconds{sensor=\"C:1\"} 5",
@@ -486,7 +497,10 @@ mod tests {
         board.fired(&second, Rule::Z, 0);
         board.update(100_001, []);
         let text = text(&board);
-        assert!(!text.contains("celsius") && !text.contains("\"B\""), "{text}");
+        assert!(
+            !text.contains("celsius") && !text.contains("\"B\""),
+            "{text}"
+        );
         assert!(text.contains("last_seen_timestamp_seconds{sensor=\"A\"} 0"));
         assert!(text.contains("vigie_sensor_series_overflow_total 1"));
     }

@@ -188,6 +188,9 @@ mod tests {
             let bucket = buckets.find(|bucket| (bucket.upper_bound() - bound).abs() < 1e-9);
             bucket.unwrap().cumulative_count()
         };
-        assert_eq!([0.001, 0.005, 10.0, 60.0, 86_400.0].map(below), [1, 3, 3, 4, 4]);
+        assert_eq!(
+            [0.001, 0.005, 10.0, 60.0, 86_400.0].map(below),
+            [1, 3, 3, 4, 4]
+        );
     }
 }

@@ -37,7 +37,12 @@ impl Watched {
     ) -> Result<Self, prometheus::Error> {
         let labels = label.iter().map(|label| (*label).to_owned()).collect();
         let watched = Self {
-            desc: Desc::new(name.into(), help.into(), labels, std::collections::HashMap::new())?,
+            desc: Desc::new(
+                name.into(),
+                help.into(),
+                labels,
+                std::collections::HashMap::new(),
+            )?,
             label,
             asked: Arc::default(),
         };
@@ -47,7 +52,11 @@ impl Watched {
 
     /// From now on the series with this value of the label is what `ask` says (without a label, any
     /// word will do); `None`: there is no such series. It may not take long.
-    pub fn watch(&self, value: &'static str, ask: impl Fn() -> Option<f64> + Send + Sync + 'static) {
+    pub fn watch(
+        &self,
+        value: &'static str,
+        ask: impl Fn() -> Option<f64> + Send + Sync + 'static,
+    ) {
         lock(&self.asked).insert(value, Box::new(ask));
     }
 }

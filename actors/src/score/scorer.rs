@@ -52,6 +52,8 @@ pub struct ScoredReading {
     pub bands: SmallVec<[Option<Band>; 2]>,
     /// r / (1 + r) of the largest ratio r: 0.5 is the line.
     pub score: f32,
+    /// The same of the forest alone, if one took part.
+    pub forest: f32,
     /// Which rules are not far enough below their lines to end an incident.
     pub near: Near,
     /// Generation of the forest that took part; 0 if none did.
@@ -457,6 +459,7 @@ impl<M: IncidentMemory> Scorer<M> {
             z,
             bands: self.bands(reading.sensor, &observed),
             score: score_of(worst),
+            forest: 0.0,
             near,
             generation: 0,
             fired,
@@ -524,7 +527,8 @@ impl<M: IncidentMemory> Scorer<M> {
                     let reading = &mut readings[*at];
                     reading.generation = model.generation;
                     let ratio = model.ratio(*score);
-                    reading.score = reading.score.max(score_of(ratio));
+                    reading.forest = score_of(ratio);
+                    reading.score = reading.score.max(reading.forest);
                     if ratio >= 1.0 {
                         *learn = *learn && ratio < 2.0;
                         let (quantity, evidence) = model.explain(row);

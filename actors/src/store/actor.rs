@@ -18,7 +18,8 @@ use crate::supervise::{Failure, Health, Stage, chain};
 pub struct Storing {
     committer: Committer,
     room: Room,
-    clock: Arc<dyn Clock>,
+    /// None while time is that of the readings: then they have no age.
+    clock: Option<Arc<dyn Clock>>,
     metrics: Metrics,
     health: Arc<Health>,
 }
@@ -35,7 +36,7 @@ impl Storing {
     pub fn new(
         committer: Committer,
         room: Room,
-        clock: Arc<dyn Clock>,
+        clock: Option<Arc<dyn Clock>>,
         metrics: Metrics,
         health: Arc<Health>,
     ) -> Self {
@@ -50,18 +51,8 @@ impl Storing {
     }
 
     fn publish(&self, scored: &Scored) {
+        self.ages(scored);
         let arrivals = &scored.batch.arrivals;
-        let now_ms = self.clock.now_ms();
-        self.metrics
-            .age_seconds
-            .record_all(scored.readings.iter().filter_map(|row| {
-                let Some(Arrival::Reading(reading)) = arrivals.get(row.index as usize) else {
-                    return None;
-                };
-                let age_ms = now_ms - reading.device_ms?;
-                let stored = matches!(row.kind, Kind::Entered | Kind::Late);
-                stored.then(|| Duration::from_millis(age_ms.try_into().unwrap_or(0)))
-            }));
         let latest = scored.readings.iter().filter_map(|row| {
             let Some(Arrival::Reading(reading)) = arrivals.get(row.index as usize) else {
                 return None;
@@ -72,6 +63,7 @@ impl Storing {
                     received_ms: reading.received_ms,
                     expected_ms: row.expected_ms,
                     score: row.score,
+                    forest: (row.generation > 0).then_some(row.forest),
                     values: values
                         .map(|(((quantity, value), z), band)| Shown {
                             quantity: *quantity,
@@ -95,6 +87,25 @@ impl Storing {
 }
 
 impl Storing {
+    /// How old the readings are by now.
+    fn ages(&self, scored: &Scored) {
+        let Some(clock) = &self.clock else {
+            return;
+        };
+        let now_ms = clock.now_ms();
+        let ages = scored.readings.iter().filter_map(|row| {
+            let arrival = scored.batch.arrivals.get(row.index as usize);
+            let Some(Arrival::Reading(reading)) = arrival else {
+                return None;
+            };
+            let age_ms = now_ms - reading.device_ms?;
+            let is_stored = matches!(row.kind, Kind::Entered | Kind::Late);
+            // A clock that is ahead gives no age.
+            is_stored.then(|| Duration::from_millis(age_ms.try_into().unwrap_or(0)))
+        });
+        self.metrics.age_seconds.record_all(ages);
+    }
+
     /// Rules that fired; few.
     fn fired(&self, scored: &Scored) {
         let metrics = &self.metrics;

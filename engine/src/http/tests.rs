@@ -178,6 +178,7 @@ async fn serve(token: Option<&str>, limits: Limits) -> Fixture {
         received_ms: T0,
         expected_ms: Some(10_000),
         score: 0.2,
+        forest: None,
         values: [vigie_actors::metrics::Shown {
             quantity: TEMPERATURE,
             value: 21.4,
