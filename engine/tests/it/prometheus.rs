@@ -296,8 +296,8 @@ fn check_windows(expr: &str, title: &str) {
     for (at, _) in expr.match_indices('[') {
         let end = at + expr[at..].find(']').unwrap() + 1;
         let window = &expr[at..end];
-        let rate = expr[..at].rfind('(').map(|open| &expr[..open]);
-        let is_rate = rate.is_some_and(|before| before.ends_with(" rate") || before == "rate");
+        let before = expr[..at].rfind('(').map_or("", |open| &expr[..open]);
+        let is_rate = before.ends_with("rate");
         let fixed = FIXED_WINDOWS.iter().any(|(known, _)| *known == window);
         let follows = window == "[$__rate_interval]";
         assert!(
@@ -365,6 +365,8 @@ fn check_panel(panel: &Value, title: &str) {
 fn alerts_have_headings_and_dashboards_their_data_source() {
     let rules = fs::read_to_string(package_file("../dashboards/rules/vigie.yml")).unwrap();
     let runbook = fs::read_to_string(package_file("../docs/RUNBOOK.md")).unwrap();
+    let cases = package_file("../dashboards/rules/tests/rules.yml");
+    let cases = fs::read_to_string(cases).unwrap();
     let mut alerts = 0;
     for line in rules.lines() {
         let Some(alert) = line.trim().strip_prefix("- alert: ") else {
@@ -377,6 +379,17 @@ fn alerts_have_headings_and_dashboards_their_data_source() {
         );
         let anchor = format!("runbook_url: docs/RUNBOOK.md#{}\n", alert.to_lowercase());
         assert!(rules.contains(&anchor), "{alert} has no link");
+        let fires = format!("alertname: {alert}\n        exp_alerts:");
+        let stays_quiet = format!("alertname: {alert} }}");
+        for case in [fires, stays_quiet] {
+            assert!(cases.contains(&case), "{alert} has no case {case:?}");
+        }
+        let rest = rules.split_once(&format!("- alert: {alert}\n")).unwrap().1;
+        let own = rest.split("- alert: ").next().unwrap();
+        let graded = ["critical", "warning", "info"]
+            .iter()
+            .any(|severity| own.contains(&format!("severity: {severity}\n")));
+        assert!(graded, "{alert} has no severity");
     }
     assert_eq!(alerts, 18);
     for file in dashboards() {
