@@ -514,7 +514,9 @@ mod tests {
             board.update(0, [(id.as_str().try_into().unwrap(), latest(0))]);
         }
         let text = text(&board);
-        let lines = text.lines().filter(|line| line.contains("score{sensor"));
+        let lines = text
+            .lines()
+            .filter(|line| line.starts_with("vigie_sensor_anomaly_score{"));
         let lines: Vec<&str> = lines.collect();
         assert_eq!(lines.len(), 200);
         assert!(lines.is_sorted());

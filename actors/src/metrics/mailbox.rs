@@ -70,3 +70,28 @@ impl Drop for Way {
         numbers.in_flight.sub(self.readings);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prometheus::HistogramOpts;
+
+    use super::*;
+
+    /// A message may be dropped anywhere: refused, or with a handler that panics.
+    #[test]
+    fn whatever_becomes_of_a_message_nothing_stays_counted() {
+        let gauge = || IntGauge::new("n", "n").unwrap();
+        let (waiting, in_flight) = (gauge(), gauge());
+        let seconds = Histogram::with_opts(HistogramOpts::new("n", "n")).unwrap();
+        let mailbox = Mailbox::new(waiting.clone(), seconds.clone(), in_flight.clone());
+        let counts = || (waiting.get(), in_flight.get(), seconds.get_sample_count());
+        let (refused, mut handled) = (mailbox.send(3), mailbox.send(4));
+        assert_eq!(counts(), (2, 7, 0));
+        drop(refused);
+        handled.arrive();
+        handled.arrive();
+        assert_eq!(counts(), (0, 4, 1));
+        drop(handled);
+        assert_eq!(counts(), (0, 0, 1));
+    }
+}
