@@ -162,6 +162,11 @@ impl Verdict {
 /// Least line of the z-score, in standard deviations.
 const Z_LINE: f64 = 8.0;
 
+/// How many spreads from the baseline the line of the z-score is, before the margin.
+pub fn z_line(usual_z: f64) -> f64 {
+    Z_LINE.max(2.0 * usual_z)
+}
+
 /// Ratio of a value that cannot be true: three times over any line.
 const IMPLAUSIBLE: f64 = 3.0;
 
@@ -282,7 +287,7 @@ pub fn judge(
         add(ratio, verdict);
     }
     if look.warm {
-        let line = z_line(look) * margin;
+        let line = z_line(look.usual_z) * margin;
         let ratio = look.z.abs() / line;
         let way = look.z.signum();
         let verdict = Verdict {
@@ -323,7 +328,7 @@ pub fn band(look: &Look, margin: impl Fn(Rule) -> f64) -> Option<Band> {
         (expected - line, expected + line)
     });
     let z = look.warm.then(|| {
-        let line = z_line(look) * margin(Rule::Z) * look.spread;
+        let line = z_line(look.usual_z) * margin(Rule::Z) * look.spread;
         #[allow(clippy::cast_possible_truncation, reason = "for people to look at")]
         let bounds = ((look.mean - line) as f32, (look.mean + line) as f32);
         bounds
@@ -337,11 +342,6 @@ pub fn band(look: &Look, margin: impl Fn(Rule) -> f64) -> Option<Band> {
         (one, other) => one.or(other)?,
     };
     Some(Band { low, high })
-}
-
-/// Line of `z` in standard deviations.
-fn z_line(look: &Look) -> f64 {
-    Z_LINE.max(2.0 * look.usual_z)
 }
 
 /// Judges the gap before a reading: a backlog that has a hole in it, or a sensor that comes back.
