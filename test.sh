@@ -238,6 +238,22 @@ chips() {
     return "$status"
 }
 
+# As `docker compose config` reads it, with the same library.
+containers() {
+    local sources=engine/tests/servers/compose built=target/servers/compose services
+    if [[ ! -x $built || $sources/main.go -nt $built || $sources/go.sum -nt $built ]]; then
+        command -v go >/dev/null || needs "Go 1.24 or newer (https://go.dev/dl)"
+        mkdir -p target/servers
+        go build -C "$sources" -o "$PWD/$built" . || needs "Go 1.24 or newer, and its module proxy"
+    fi
+    services=$("$built" docker-compose.yml VIGIE_TOKEN=any)
+    echo "$services"
+    if "$built" docker-compose.yml 2>/dev/null; then
+        echo "docker-compose.yml must not start without a token"
+        return 1
+    fi
+}
+
 prometheus_rules() {
     promtool check config prometheus.yml
     promtool check rules dashboards/rules/vigie.yml
@@ -275,6 +291,7 @@ fi
 if ! $quick; then
     step "dashboards" dashboards
     step "Prometheus rules" prometheus_rules
+    step "containers" containers
 fi
 step "format" cargo fmt --all --check
 step "clippy" cargo clippy "${locked[@]}" --workspace --all-targets --all-features -- -D warnings

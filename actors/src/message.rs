@@ -18,12 +18,26 @@ use std::sync::Arc;
 use actix::Message;
 
 use crate::batch::Batch;
+use crate::metrics::{Mailbox, Way};
 use crate::score::scorer::Scored;
 use crate::stats::share::Part;
 
 /// Addressed to a stage: keeps a stage's own message apart from the control messages.
 #[derive(Debug)]
-pub struct To<M>(pub M);
+pub struct To<M> {
+    /// What it says.
+    pub message: M,
+    /// Counted until the stage is done with it.
+    pub way: Way,
+}
+
+impl<M> To<M> {
+    /// Sets out for the stage with this mailbox, with so many readings.
+    pub fn new(message: M, mailbox: &Mailbox, readings: usize) -> Self {
+        let way = mailbox.send(readings);
+        Self { message, way }
+    }
+}
 
 impl<M> Message for To<M> {
     type Result = ();

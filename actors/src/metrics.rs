@@ -1,28 +1,29 @@
 //! Every metric of the stream: name, help, unit, labels. Counters are atomics handed to each
 //! stage's constructor; nothing here blocks a stage for longer than one lock per batch.
 
+mod board;
 mod forwarder;
+mod hdr;
+mod mailbox;
+mod watched;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use prometheus::core::{Collector, Desc};
-use prometheus::proto::{self, MetricFamily, MetricType};
 use prometheus::{
     Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
-use vigie_wire::{QuantityId, SensorId};
-use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
+pub use self::board::{Board, BoardConfig, Latest, Shown};
 pub use self::forwarder::ForwarderMetrics;
+pub use self::hdr::{Bounds, HdrSeconds};
+pub use self::mailbox::{Mailbox, Way};
+pub use self::watched::Watched;
 use crate::alert::Why;
-use crate::group::Groups;
 use crate::ingest::broker::failure_labels;
 use crate::quantity::Catalogue;
 use crate::reading::Outcome;
-use crate::score::incident::NoticeKind;
+use crate::score::incident::{Deed, NoticeKind};
 use crate::score::rules::{Rule, Severity};
 use crate::store::Ledger;
 use crate::store::keeper::Done;
@@ -47,6 +48,8 @@ pub struct StageMetrics {
     pub restarts: IntCounter,
     /// From the panic until it can take the next message.
     pub restart_seconds: Histogram,
+    /// The way in.
+    pub mailbox: Mailbox,
 }
 
 /// What the built-in listener counts.
@@ -65,6 +68,8 @@ pub struct ListenerMetrics {
     pub publishes: IntCounterVec,
     /// PUBACKs written.
     pub pubacks: IntCounter,
+    /// From reading a publish off the socket to writing its PUBACK.
+    pub puback_seconds: HdrSeconds,
 }
 
 /// What the source at an external broker counts.
@@ -84,6 +89,8 @@ pub struct BrokerMetrics {
     pub pubacks: IntCounter,
     /// Messages whose connection was gone before they could be acknowledged; they come again.
     pub stale: IntCounter,
+    /// From the client's handing over a message to its PUBACK being on its way.
+    pub puback_seconds: HdrSeconds,
 }
 
 /// What the Alerter of one channel counts.
@@ -119,6 +126,16 @@ impl ChannelMetrics {
             .with_label_values(&[&self.name])
             .set(i64::from(recipients));
     }
+}
+
+/// End to end, as the engine sees it.
+fn puback_seconds(source: &'static str) -> Result<HdrSeconds, prometheus::Error> {
+    HdrSeconds::new(
+        "vigie_puback_seconds",
+        "From the arrival of a publish to its PUBACK, by source.",
+        Some(("source", source)),
+        Bounds::WORK,
+    )
 }
 
 impl BrokerMetrics {
@@ -162,6 +179,7 @@ impl BrokerMetrics {
                 "vigie_broker_stale_acks_total",
                 "Messages whose connection was gone before they could be acknowledged.",
             )?,
+            puback_seconds: puback_seconds("broker")?.registered(registry)?,
         };
         metrics.connects.with_label_values(&["accepted"]);
         for kind in failure_labels() {
@@ -182,6 +200,13 @@ pub struct Metrics {
     stage_seconds: HistogramVec,
     stage_restarts: IntCounterVec,
     stage_restart_seconds: HistogramVec,
+    stage_in_flight: IntGaugeVec,
+    mailbox_depth: IntGaugeVec,
+    mailbox_seconds: HistogramVec,
+    /// Room in the stream: `reserved` and `free`.
+    pub intake: Watched,
+    /// Sources that wait for room in the stream.
+    pub intake_sources: Watched,
     /// Readings that entered the stream through any source.
     pub received: IntCounter,
     /// Readings inside the stream now.
@@ -192,6 +217,8 @@ pub struct Metrics {
     pub lost: IntCounter,
     /// From sending a batch through the stages to its answer, per reading.
     pub durable_seconds: HdrSeconds,
+    /// From a reading's own time to its being durable.
+    pub age_seconds: HdrSeconds,
     /// One commit of the store.
     pub commit_seconds: HdrSeconds,
     /// Readings per commit.
@@ -202,6 +229,7 @@ pub struct Metrics {
     notices: IntCounterVec,
     notices_waiting: IntGaugeVec,
     budget_left: IntGaugeVec,
+    answers: IntCounterVec,
     ledger: IntGaugeVec,
     /// Generation of the newest forest.
     pub forest_generation: IntGauge,
@@ -213,8 +241,13 @@ pub struct Metrics {
     pub store_bytes: IntGauge,
     /// 1 while nothing is written for want of room on the disk.
     pub disk_full: IntGauge,
+    store_max: IntGauge,
+    room: IntGauge,
+    full: Gauge,
     hours: IntCounter,
     removed: IntCounter,
+    /// When certificates end, by what they are used for.
+    pub certificates: Watched,
     /// The listener's numbers.
     pub listener: ListenerMetrics,
     /// The source at an external broker.
@@ -246,6 +279,42 @@ fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, promet
     Ok(metric)
 }
 
+fn gauges(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntGaugeVec, prometheus::Error> {
+    let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn seconds(registry: &Registry, name: &str, help: &str) -> Result<HistogramVec, prometheus::Error> {
+    let options = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
+    let metric = HistogramVec::new(options, &["stage"])?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+impl ListenerMetrics {
+    /// Numbers that nobody shows, for tests.
+    ///
+    /// # Errors
+    /// Never: the names are good.
+    pub fn unregistered() -> Result<Self, prometheus::Error> {
+        let counters = |label| IntCounterVec::new(Opts::new("n", "n"), &[label]);
+        Ok(Self {
+            connections: IntGauge::new("n", "n")?,
+            connects: counters("result")?,
+            disconnects: counters("reason")?,
+            publishes: counters("result")?,
+            pubacks: IntCounter::new("n", "n")?,
+            puback_seconds: puback_seconds("listener")?,
+        })
+    }
+}
+
 impl Metrics {
     /// Registers everything. Known label values start at 0, so that no series appears late.
     ///
@@ -260,24 +329,6 @@ impl Metrics {
         catalogue: &Arc<Catalogue>,
         board: BoardConfig,
     ) -> Result<Self, prometheus::Error> {
-        let stage_seconds = HistogramVec::new(
-            HistogramOpts::new(
-                "vigie_stage_seconds",
-                "Time one batch spends in a stage's handler.",
-            )
-            .buckets(SECONDS.to_vec()),
-            &["stage"],
-        )?;
-        registry.register(Box::new(stage_seconds.clone()))?;
-        let stage_restart_seconds = HistogramVec::new(
-            HistogramOpts::new(
-                "vigie_stage_restart_seconds",
-                "From a panic in a stage until it can take the next message.",
-            )
-            .buckets(SECONDS.to_vec()),
-            &["stage"],
-        )?;
-        registry.register(Box::new(stage_restart_seconds.clone()))?;
         let commit_readings = Histogram::with_opts(
             HistogramOpts::new(
                 "vigie_commit_readings",
@@ -286,30 +337,6 @@ impl Metrics {
             .buckets(vec![1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0]),
         )?;
         registry.register(Box::new(commit_readings.clone()))?;
-        let notices_waiting = IntGaugeVec::new(
-            Opts::new(
-                "vigie_notices_waiting",
-                "Notices in the outbox, by the channel that has yet to deliver them.",
-            ),
-            &["channel"],
-        )?;
-        registry.register(Box::new(notices_waiting.clone()))?;
-        let budget_left = IntGaugeVec::new(
-            Opts::new(
-                "vigie_notice_budget_left",
-                "Recipients that a channel may still send to in 24 hours, without its reserve.",
-            ),
-            &["channel"],
-        )?;
-        registry.register(Box::new(budget_left.clone()))?;
-        let ledger = IntGaugeVec::new(
-            Opts::new(
-                "vigie_ledger_readings",
-                "Readings since the store was made, by what became of them.",
-            ),
-            &["outcome"],
-        )?;
-        registry.register(Box::new(ledger.clone()))?;
         let build = Gauge::with_opts(
             Opts::new(
                 "vigie_build_info",
@@ -319,6 +346,12 @@ impl Metrics {
         )?;
         build.set(1.0);
         registry.register(Box::new(build))?;
+        let full = Gauge::with_opts(Opts::new(
+            "vigie_store_full_timestamp_seconds",
+            "When the disk will be full at the present rate; +Inf: never, or not known yet.",
+        ))?;
+        full.set(f64::INFINITY);
+        registry.register(Box::new(full.clone()))?;
 
         let metrics = Self {
             stage_readings: counters(
@@ -327,14 +360,51 @@ impl Metrics {
                 "Readings that a stage received, sent on or refused.",
                 &["stage", "event"],
             )?,
-            stage_seconds,
+            stage_seconds: seconds(
+                registry,
+                "vigie_stage_seconds",
+                "Time one batch spends in a stage's handler.",
+            )?,
             stage_restarts: counters(
                 registry,
                 "vigie_stage_restarts_total",
                 "Times a stage was rebuilt after a panic.",
                 &["stage"],
             )?,
-            stage_restart_seconds,
+            stage_restart_seconds: seconds(
+                registry,
+                "vigie_stage_restart_seconds",
+                "From a panic in a stage until it can take the next message.",
+            )?,
+            stage_in_flight: gauges(
+                registry,
+                "vigie_stage_readings_in_flight",
+                "Readings in a stage or in its mailbox.",
+                &["stage"],
+            )?,
+            mailbox_depth: gauges(
+                registry,
+                "vigie_mailbox_depth",
+                "Messages that wait in a stage's mailbox.",
+                &["stage"],
+            )?,
+            mailbox_seconds: seconds(
+                registry,
+                "vigie_mailbox_seconds",
+                "Time a message waits in a stage's mailbox.",
+            )?,
+            intake: Watched::registered(
+                registry,
+                "vigie_intake_readings",
+                "Room for readings in the stream, reserved by sources and free.",
+                Some("state"),
+            )?,
+            intake_sources: Watched::registered(
+                registry,
+                "vigie_intake_waiting_sources",
+                "Sources that wait for room in the stream, and read nothing meanwhile.",
+                None,
+            )?,
             received: counter(
                 registry,
                 "vigie_readings_received_total",
@@ -362,16 +432,27 @@ impl Metrics {
                 "vigie_refused_total",
                 "Messages whose source has to send them again.",
             )?,
-            durable_seconds: HdrSeconds::registered(
-                registry,
+            durable_seconds: HdrSeconds::new(
                 "vigie_durable_seconds",
                 "From sending a batch through the stages to its being durable, per reading.",
-            )?,
-            commit_seconds: HdrSeconds::registered(
-                registry,
+                None,
+                Bounds::WORK,
+            )?
+            .registered(registry)?,
+            age_seconds: HdrSeconds::new(
+                "vigie_reading_age_seconds",
+                "From a reading's own time to its being durable; device clocks' errors are in it.",
+                None,
+                Bounds::AGES,
+            )?
+            .registered(registry)?,
+            commit_seconds: HdrSeconds::new(
                 "vigie_commit_seconds",
                 "Time of one synced commit.",
-            )?,
+                None,
+                Bounds::WORK,
+            )?
+            .registered(registry)?,
             commit_readings,
             anomalies: counters(
                 registry,
@@ -386,9 +467,30 @@ impl Metrics {
                 "Attempts to deliver a notice about an incident, by channel, what it says and result.",
                 &["channel", "kind", "result"],
             )?,
-            notices_waiting,
-            budget_left,
-            ledger,
+            notices_waiting: gauges(
+                registry,
+                "vigie_notices_waiting",
+                "Notices in the outbox, by the channel that has yet to deliver them.",
+                &["channel"],
+            )?,
+            budget_left: gauges(
+                registry,
+                "vigie_notice_budget_left",
+                "Recipients that a channel may still send to in 24 hours, without its reserve.",
+                &["channel"],
+            )?,
+            answers: counters(
+                registry,
+                "vigie_answers_total",
+                "What people answered to incidents, and the stream did.",
+                &["answer"],
+            )?,
+            ledger: gauges(
+                registry,
+                "vigie_ledger_readings",
+                "Readings since the store was made, by what became of them.",
+                &["outcome"],
+            )?,
             forest_generation: gauge(
                 registry,
                 "vigie_forest_generation",
@@ -410,6 +512,17 @@ impl Metrics {
                 "vigie_store_disk_full",
                 "1 while the disk has too little room, and nothing is acknowledged.",
             )?,
+            store_max: gauge(
+                registry,
+                "vigie_store_max_bytes",
+                "Size beyond which the oldest readings are removed from the embedded store.",
+            )?,
+            room: gauge(
+                registry,
+                "vigie_store_room_bytes",
+                "What may still be written to the disk before nothing is acknowledged.",
+            )?,
+            full,
             hours: counter(
                 registry,
                 "vigie_rollups_total",
@@ -419,6 +532,12 @@ impl Metrics {
                 registry,
                 "vigie_readings_removed_total",
                 "Readings that were removed from the store for their age or for want of room.",
+            )?,
+            certificates: Watched::registered(
+                registry,
+                "vigie_certificate_expiry_timestamp_seconds",
+                "When a certificate ends, by what it is used for; of a chain, the first that does.",
+                Some("use"),
             )?,
             listener: ListenerMetrics {
                 connections: gauge(
@@ -445,9 +564,10 @@ impl Metrics {
                     &["result"],
                 )?,
                 pubacks: counter(registry, "vigie_mqtt_pubacks_total", "PUBACK packets sent.")?,
+                puback_seconds: puback_seconds("listener")?.registered(registry)?,
             },
             broker: BrokerMetrics::new(registry)?,
-            board: Board::new(Arc::clone(catalogue), board),
+            board: Board::new(catalogue, board),
         };
         for outcome in ["stored", "duplicate", "quarantined"] {
             metrics.outcomes.with_label_values(&[outcome]);
@@ -459,8 +579,20 @@ impl Metrics {
                     .with_label_values(&[rule.name(), severity.name()]);
             }
         }
-        registry.register(Box::new(metrics.board.clone()))?;
+        for deed in Deed::NAMES {
+            metrics.answers.with_label_values(&[deed]);
+        }
         Ok(metrics)
+    }
+
+    /// Everything, as Prometheus reads it. Takes a few milliseconds with a thousand sensors.
+    ///
+    /// # Errors
+    /// If one of the metrics in `registry` cannot be written.
+    pub fn text(&self, registry: &Registry) -> Result<String, prometheus::Error> {
+        let mut text = TextEncoder::new().encode_to_string(&registry.gather())?;
+        self.board.write(&mut text);
+        Ok(text)
     }
 
     /// The numbers of one stage.
@@ -473,7 +605,25 @@ impl Metrics {
             seconds: self.stage_seconds.with_label_values(&[name]),
             restarts: self.stage_restarts.with_label_values(&[name]),
             restart_seconds: self.stage_restart_seconds.with_label_values(&[name]),
+            mailbox: Mailbox::new(
+                self.mailbox_depth.with_label_values(&[name]),
+                self.mailbox_seconds.with_label_values(&[name]),
+                self.stage_in_flight.with_label_values(&[name]),
+            ),
         }
+    }
+
+    /// What a person wanted is done.
+    pub fn answered(&self, deed: Deed) {
+        self.answers.with_label_values(&[deed.name()]).inc();
+    }
+
+    /// How large the store may become, how much room the disk has, and when that ends.
+    pub fn outlook(&self, max: u64, room: u64, full_at: Option<f64>) {
+        let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.store_max.set(bytes(max));
+        self.room.set(bytes(room));
+        self.full.set(full_at.unwrap_or(f64::INFINITY));
     }
 
     /// A batch was answered.
@@ -546,340 +696,4 @@ impl Metrics {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Durations in a high-dynamic-range histogram (two digits, 1 µs to 60 s), exported as a classic
-/// Prometheus histogram.
-#[derive(Clone)]
-pub struct HdrSeconds {
-    desc: Desc,
-    micros: Arc<Mutex<(hdrhistogram::Histogram<u64>, f64)>>,
-}
-
-impl std::fmt::Debug for HdrSeconds {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HdrSeconds")
-            .field("name", &self.desc.fq_name)
-            .finish_non_exhaustive()
-    }
-}
-
-impl HdrSeconds {
-    const LONGEST: u64 = 60_000_000;
-
-    fn registered(registry: &Registry, name: &str, help: &str) -> Result<Self, prometheus::Error> {
-        let histogram = hdrhistogram::Histogram::new_with_bounds(1, Self::LONGEST, 2)
-            .map_err(|error| prometheus::Error::Msg(error.to_string()))?;
-        let metric = Self {
-            desc: Desc::new(name.into(), help.into(), Vec::new(), HashMap::new())?,
-            micros: Arc::new(Mutex::new((histogram, 0.0))),
-        };
-        registry.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-
-    /// The same duration for `count` readings.
-    pub fn record(&self, duration: Duration, count: u64) {
-        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        let mut inner = lock(&self.micros);
-        inner
-            .0
-            .saturating_record_n(micros.clamp(1, Self::LONGEST), count);
-        inner.1 += duration.as_secs_f64() * count as f64;
-    }
-
-    /// Value below which the share `quantile` of the durations lie, in seconds.
-    pub fn quantile(&self, quantile: f64) -> f64 {
-        lock(&self.micros).0.value_at_quantile(quantile) as f64 / 1e6
-    }
-}
-
-impl Collector for HdrSeconds {
-    fn desc(&self) -> Vec<&Desc> {
-        vec![&self.desc]
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let inner = lock(&self.micros);
-        let mut histogram = proto::Histogram::default();
-        histogram.set_sample_count(inner.0.len());
-        histogram.set_sample_sum(inner.1);
-        let mut below = 0;
-        let mut from = 0;
-        let mut buckets = Vec::with_capacity(SECONDS.len());
-        for bound in SECONDS {
-            #[allow(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "bounds are small and positive"
-            )]
-            let to = (bound * 1e6) as u64;
-            below += inner.0.count_between(from, to);
-            // An equivalent range may straddle the bound: never count it twice.
-            from = inner.0.next_non_equivalent(to);
-            let mut bucket = proto::Bucket::default();
-            bucket.set_cumulative_count(below.min(inner.0.len()));
-            bucket.set_upper_bound(bound);
-            buckets.push(bucket);
-        }
-        histogram.set_bucket(buckets);
-        let mut metric = proto::Metric::default();
-        metric.set_histogram(histogram);
-        vec![family(
-            &self.desc.fq_name,
-            &self.desc.help,
-            MetricType::HISTOGRAM,
-            vec![metric],
-        )]
-    }
-}
-
-fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<proto::Metric>) -> MetricFamily {
-    let mut family = MetricFamily::default();
-    family.set_name(name.to_owned());
-    family.set_help(help.to_owned());
-    family.set_field_type(kind);
-    family.set_metric(metrics);
-    family
-}
-
-/// How many sensors get series of their own, and for how long.
-#[derive(Debug, Clone, PartialEq)]
-pub struct BoardConfig {
-    /// Sensors with series of their own; the others appear only in the sums and in the API.
-    pub max_sensors: usize,
-    /// Value series disappear when a sensor has not been heard for this many expected intervals;
-    /// its last-seen time stays.
-    pub stale_intervals: i64,
-    /// Which sensors belong together.
-    pub groups: Arc<Groups>,
-}
-
-impl Default for BoardConfig {
-    fn default() -> Self {
-        Self {
-            max_sensors: 1000,
-            stale_intervals: 10,
-            groups: Arc::default(),
-        }
-    }
-}
-
-/// What a sensor showed last.
-#[derive(Debug, Clone, Default)]
-pub struct Latest {
-    /// Receive time.
-    pub received_ms: i64,
-    /// Expected interval; `None` if not learned yet.
-    pub expected_ms: Option<i64>,
-    /// r / (1 + r).
-    pub score: f32,
-    /// Value and z-score per quantity.
-    pub values: Vec<(QuantityId, f64, f32)>,
-}
-
-/// The latest reading of each sensor, rendered as gauges when somebody scrapes.
-#[derive(Clone)]
-pub struct Board {
-    catalogue: Arc<Catalogue>,
-    config: BoardConfig,
-    inner: Arc<Mutex<BoardInner>>,
-    descs: Arc<Vec<Desc>>,
-}
-
-#[derive(Default)]
-struct BoardInner {
-    latest: HashMap<SensorId, Latest, Xxh3DefaultBuilder>,
-    /// Readings of sensors beyond the cap.
-    overflow: u64,
-    now_ms: i64,
-}
-
-impl std::fmt::Debug for Board {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Board")
-            .field("sensors", &lock(&self.inner).latest.len())
-            .finish_non_exhaustive()
-    }
-}
-
-/// Its group is a label; so that others need not carry it.
-const INFO: (&str, &str) = (
-    "vigie_sensor_info",
-    "1, with the sensor's group; of a sensor in no group, that is empty.",
-);
-
-const BOARD: [(&str, &str); 5] = [
-    (
-        "vigie_sensor_anomaly_score",
-        "Score of the newest reading: 0.5 is the line.",
-    ),
-    (
-        "vigie_sensor_zscore",
-        "Distance of the newest value from its rolling baseline, in standard deviations.",
-    ),
-    (
-        "vigie_sensor_last_seen_timestamp_seconds",
-        "When the sensor was last heard.",
-    ),
-    (
-        "vigie_sensor_expected_interval_seconds",
-        "Announced or learned time between readings.",
-    ),
-    (
-        "vigie_sensor_series_overflow_total",
-        "Readings of sensors beyond the cap on series of their own.",
-    ),
-];
-
-impl Board {
-    fn new(catalogue: Arc<Catalogue>, config: BoardConfig) -> Self {
-        let desc = |name: &str, help: &str, labels: &[&str]| {
-            let labels = labels.iter().map(|label| (*label).to_owned()).collect();
-            Desc::new(name.to_owned(), help.to_owned(), labels, HashMap::new()).ok()
-        };
-        let mut descs: Vec<Desc> = BOARD
-            .iter()
-            .filter_map(|(name, help)| desc(name, help, &["sensor"]))
-            .collect();
-        for (_, spec) in catalogue.iter() {
-            let (name, help, _) = value_metric(spec);
-            descs.extend(desc(&name, &help, &["sensor"]));
-        }
-        descs.extend(desc(INFO.0, INFO.1, &["group", "sensor"]));
-        Self {
-            catalogue,
-            config,
-            inner: Arc::default(),
-            descs: Arc::new(descs),
-        }
-    }
-
-    /// Readings that have just become durable, in order. One lock per batch.
-    pub fn update(&self, now_ms: i64, readings: impl IntoIterator<Item = (SensorId, Latest)>) {
-        let mut inner = lock(&self.inner);
-        inner.now_ms = inner.now_ms.max(now_ms);
-        for (sensor, latest) in readings {
-            if let Some(known) = inner.latest.get_mut(&sensor) {
-                *known = latest;
-            } else if inner.latest.len() < self.config.max_sensors {
-                inner.latest.insert(sensor, latest);
-            } else {
-                inner.overflow += 1;
-            }
-        }
-    }
-}
-
-/// Metric of a quantity: name, help, factor. Percent on the wire, ratio here.
-fn value_metric(spec: &crate::quantity::Quantity) -> (String, String, f64) {
-    let (unit, factor) = match spec.unit.as_str() {
-        "°C" => ("celsius".to_owned(), 1.0),
-        "%" => ("ratio".to_owned(), 0.01),
-        other => {
-            let mut unit = String::new();
-            for c in other.chars() {
-                match c {
-                    'a'..='z' | '0'..='9' => unit.push(c),
-                    'A'..='Z' => unit.push(c.to_ascii_lowercase()),
-                    'µ' | 'μ' => unit.push('u'),
-                    '³' => unit.push('3'),
-                    '/' => unit.push_str("_per_"),
-                    _ => {}
-                }
-            }
-            (unit, 1.0)
-        }
-    };
-    let suffix = if unit.is_empty() {
-        String::new()
-    } else {
-        format!("_{unit}")
-    };
-    (
-        format!("vigie_sensor_{}{suffix}", spec.name),
-        format!("Newest value of {}.", spec.name),
-        factor,
-    )
-}
-
-impl Collector for Board {
-    fn desc(&self) -> Vec<&Desc> {
-        self.descs.iter().collect()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let label = |name: &str, value: &str| {
-            let mut pair = proto::LabelPair::default();
-            pair.set_name(name.to_owned());
-            pair.set_value(value.to_owned());
-            pair
-        };
-        let labelled = |sensor: &SensorId, other: Option<(&str, &str)>, value: f64| {
-            let mut metric = proto::Metric::default();
-            // Labels in alphabetical order, as everywhere else.
-            let mut labels = Vec::with_capacity(2);
-            labels.extend(other.map(|(name, value)| label(name, value)));
-            labels.push(label("sensor", sensor.as_str()));
-            metric.set_label(labels);
-            let mut gauge = proto::Gauge::default();
-            gauge.set_value(value);
-            metric.set_gauge(gauge);
-            metric
-        };
-        let sample = |sensor: &SensorId, quantity: Option<&str>, value: f64| {
-            labelled(sensor, quantity.map(|name| ("quantity", name)), value)
-        };
-        let inner = lock(&self.inner);
-        let mut infos = Vec::new();
-        let mut sorted: Vec<(&SensorId, &Latest)> = inner.latest.iter().collect();
-        sorted.sort_unstable_by_key(|(sensor, _)| **sensor);
-        let (mut scores, mut zscores, mut seen, mut expected) =
-            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut values: HashMap<QuantityId, Vec<proto::Metric>> = HashMap::new();
-        for (sensor, latest) in sorted {
-            let group = self.config.groups.of(sensor).unwrap_or_default();
-            infos.push(labelled(sensor, Some(("group", group)), 1.0));
-            seen.push(sample(sensor, None, latest.received_ms as f64 / 1000.0));
-            if let Some(interval) = latest.expected_ms {
-                expected.push(sample(sensor, None, interval as f64 / 1000.0));
-                if inner.now_ms - latest.received_ms > interval * self.config.stale_intervals {
-                    continue;
-                }
-            }
-            scores.push(sample(sensor, None, f64::from(latest.score)));
-            for (quantity, value, z) in &latest.values {
-                let Some(spec) = self.catalogue.get(*quantity) else {
-                    continue;
-                };
-                zscores.push(sample(sensor, Some(&spec.name), f64::from(*z)));
-                let (_, _, factor) = value_metric(spec);
-                values
-                    .entry(*quantity)
-                    .or_default()
-                    .push(sample(sensor, None, value * factor));
-            }
-        }
-        let mut families = Vec::new();
-        let mut push = |name: &str, help: &str, metrics: Vec<proto::Metric>| {
-            if !metrics.is_empty() {
-                families.push(family(name, help, MetricType::GAUGE, metrics));
-            }
-        };
-        for ((name, help), metrics) in BOARD.iter().zip([scores, zscores, seen, expected]) {
-            push(name, help, metrics);
-        }
-        push(INFO.0, INFO.1, infos);
-        for (id, spec) in self.catalogue.iter() {
-            let (name, help, _) = value_metric(spec);
-            push(&name, &help, values.remove(&id).unwrap_or_default());
-        }
-        let mut metric = proto::Metric::default();
-        let mut overflow = proto::Counter::default();
-        overflow.set_value(inner.overflow as f64);
-        metric.set_counter(overflow);
-        let (name, help) = BOARD[4];
-        families.push(family(name, help, MetricType::COUNTER, vec![metric]));
-        families
-    }
 }

@@ -20,9 +20,9 @@ use crate::message::{Arrived, Drain, Noticed, Tick, To};
 use crate::metrics::Metrics;
 use crate::quantity::{self, Catalogue};
 use crate::score::actor::Gathering;
-use crate::score::scorer::Scorer;
+use crate::score::scorer::{Scored, Scorer};
 use crate::stats::hearing::Hearing;
-use crate::stats::share::{Share, SilenceLine};
+use crate::stats::share::{Part, Share, SilenceLine};
 use crate::store::actor::Storing;
 use crate::store::committer::Committer;
 use crate::store::embedded::Embedded;
@@ -188,6 +188,7 @@ impl Pipeline {
 
         let keeping = Keeping::new(
             Keeper::new(store.clone(), settings.store.clone()),
+            Room::new(store.dir().to_owned(), settings.store.min_free_mib),
             Arc::clone(&clock),
             guard(Keeping::NAME),
             metrics.clone(),
@@ -198,6 +199,7 @@ impl Pipeline {
         let storing = {
             let (store, config) = (store.clone(), settings.store.clone());
             let (metrics, health) = (metrics.clone(), Arc::clone(&health));
+            let clock = (!settings.event_time).then(|| Arc::clone(&clock));
             move || {
                 let committer = Committer::new(store.clone(), &config, routes.clone())
                     .map_err(|error| chain(&error))?;
@@ -205,18 +207,21 @@ impl Pipeline {
                 Ok(Storing::new(
                     committer,
                     room,
+                    clock.clone(),
                     metrics.clone(),
                     Arc::clone(&health),
                 ))
             }
         };
         let to_alerters = alerters.clone();
+        let mailbox = |name: &str| metrics.stage(name).mailbox;
+        let alerters_mailbox = mailbox(Alerter::NAME);
         let shell = Shell::new(
             storing,
             move |stored: store::actor::Stored| {
                 for alerter in to_alerters.iter().filter(|_| stored.notices) {
                     // Full means that one is waiting already.
-                    let _waiting = alerter.try_send(To(Noticed));
+                    let _waiting = alerter.try_send(To::new(Noticed, &alerters_mailbox, 0));
                 }
                 true
             },
@@ -249,10 +254,14 @@ impl Pipeline {
                 Ok(Gathering::new(scorer, shares, beside, metrics.clone()))
             }
         };
-        let to_store = storing.clone();
+        let (to_store, store_mailbox) = (storing.clone(), mailbox("store"));
         let shell = Shell::new(
             scoring,
-            move |scored| to_store.try_send(To(scored)).is_ok(),
+            move |scored: Scored| {
+                let readings = scored.batch.arrivals.len();
+                let to = To::new(scored, &store_mailbox, readings);
+                to_store.try_send(to).is_ok()
+            },
             guard("scorer"),
             metrics.stage("scorer"),
         )?;
@@ -279,10 +288,14 @@ impl Pipeline {
                 )
                 .map_err(|error| chain(&error))
             };
-            let to_scorer = scorer.clone();
+            let (to_scorer, scorer_mailbox) = (scorer.clone(), mailbox("scorer"));
             let shell = Shell::new(
                 make,
-                move |part| to_scorer.try_send(To(part)).is_ok(),
+                move |part: Part| {
+                    let readings = part.batch.arrivals.len();
+                    let to = To::new(part, &scorer_mailbox, readings);
+                    to_scorer.try_send(to).is_ok()
+                },
                 guard("stats"),
                 metrics.stage("stats"),
             )?;
@@ -293,6 +306,7 @@ impl Pipeline {
             .iter()
             .map(|share| share.clone().recipient())
             .collect();
+        let stats_mailbox = mailbox("stats");
         let ingest = Ingest::new(
             match settings.credits {
                 0 => 2,
@@ -301,7 +315,7 @@ impl Pipeline {
             Box::new(move |batch| {
                 to_shares
                     .iter()
-                    .all(|share| share.try_send(arrived(batch)).is_ok())
+                    .all(|share| share.try_send(arrived(batch, &stats_mailbox)).is_ok())
             }),
             epochs,
             (!settings.event_time).then_some(clock),
@@ -309,10 +323,23 @@ impl Pipeline {
             metrics.clone(),
         );
         let ingest = start(&mut arbiters, ingest);
-        let to_ingest = ingest.clone();
+        let (to_ingest, ingest_mailbox) = (ingest.clone(), mailbox(Ingest::NAME));
         let intake = Intake::new(intake::CAPACITY, move |delivery| {
-            to_ingest.try_send(To(delivery)).map_err(|_| Refused)
+            let readings = delivery.arrivals.len();
+            let to = To::new(delivery, &ingest_mailbox, readings);
+            to_ingest.try_send(to).map_err(|_| Refused)
         });
+        for state in ["free", "reserved"] {
+            let level = intake.level();
+            let readings = move || match state {
+                "free" => level.free(),
+                _ => level.reserved(),
+            };
+            metrics.intake.watch(state, move || Some(readings() as f64));
+        }
+        let level = intake.level();
+        let sources = move || Some(level.waiting() as f64);
+        metrics.intake_sources.watch("sources", sources);
 
         let mut stages: Vec<Draining> = vec![(Ingest::NAME, ingest.clone().recipient())];
         stages.extend(owners.into_iter().map(|share| ("stats", share.recipient())));

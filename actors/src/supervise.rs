@@ -345,7 +345,12 @@ impl<S: Stage> Supervised for Shell<S> {
 impl<S: Stage> Handler<To<S::In>> for Shell<S> {
     type Result = ();
 
-    fn handle(&mut self, To(input): To<S::In>, ctx: &mut Context<Self>) {
+    fn handle(&mut self, to: To<S::In>, ctx: &mut Context<Self>) {
+        let To {
+            message: input,
+            mut way,
+        } = to;
+        way.arrive();
         let batch = Arc::clone(input.batch());
         let readings = batch.arrivals.len() as u64;
         self.metrics.received.inc_by(readings);

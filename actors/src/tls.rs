@@ -4,14 +4,17 @@
 use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, PeerIncompatible, RootCertStore, ServerConfig,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, PeerIncompatible,
+    RootCertStore, ServerConfig, SignatureScheme,
 };
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -146,6 +149,125 @@ fn mismatched(cert_file: &Path, key_file: &Path, error: &rustls::Error) -> Unusa
     Unusable::new(key_file, problem, "name the key that belongs to it")
 }
 
+/// When the first of these certificates ends, seconds since 1970.
+fn end_of(chain: &[CertificateDer<'_>]) -> Option<i64> {
+    let each = chain.iter().filter_map(|certificate| {
+        let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+        Some(certificate.validity().not_after.timestamp())
+    });
+    each.min()
+}
+
+/// When the certificates of connections to a server end, as of the newest connection; clones
+/// share it.
+#[derive(Debug, Clone, Default)]
+pub struct Ends(Arc<Mutex<Pair>>);
+
+#[derive(Debug, Default)]
+struct Pair {
+    theirs: Option<i64>,
+    ours: Option<i64>,
+}
+
+impl Ends {
+    /// The server's, seconds since 1970; `None`: none was seen yet.
+    pub fn theirs(&self) -> Option<i64> {
+        self.lock().theirs
+    }
+
+    /// Ours, if we show one.
+    pub fn ours(&self) -> Option<i64> {
+        self.lock().ours
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pair> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// As [`client_config`], and keeps when the certificates end.
+///
+/// # Errors
+/// [`Unusable`] names the file.
+pub fn watched_client_config(
+    ca_file: Option<&Path>,
+    identity: Option<(&Path, &Path)>,
+    ends: &Ends,
+) -> Result<Arc<ClientConfig>, Unusable> {
+    let mut config = client_config(ca_file, identity)?;
+    let ours = identity.map(|(cert_file, _)| certificates_of(cert_file));
+    ends.lock().ours = ours.transpose()?.and_then(|chain| end_of(&chain));
+    let roots = match ca_file {
+        Some(path) => roots_of(path)?,
+        None => system_roots()?,
+    };
+    let built = WebPkiServerVerifier::builder(Arc::new(roots)).build();
+    let verifier = built.map_err(|error| {
+        let fix = "name a PEM file with the certificates of the CA";
+        Unusable::new(ca_file.unwrap_or(Path::new("")), error.to_string(), fix)
+    })?;
+    let watching = Watching {
+        verifier,
+        ends: ends.clone(),
+    };
+    // Dangerous is what does not verify; this asks the one that the configuration had.
+    Arc::make_mut(&mut config)
+        .dangerous()
+        .set_certificate_verifier(Arc::new(watching));
+    Ok(config)
+}
+
+/// Verifies as `WebPKI` does, and looks at what was verified.
+#[derive(Debug)]
+struct Watching {
+    verifier: Arc<WebPkiServerVerifier>,
+    ends: Ends,
+}
+
+impl ServerCertVerifier for Watching {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = self.verifier.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        )?;
+        // What is sent along beside the server's own certificate may be of no use, and old.
+        self.ends.lock().theirs = end_of(std::slice::from_ref(end_entity));
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
+    }
+}
+
 /// The files of a server: its certificate chain and key, and the CA of its clients (all PEM).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerFiles {
@@ -158,7 +280,8 @@ pub struct ServerFiles {
 }
 
 impl ServerFiles {
-    fn load(&self) -> Result<Arc<ServerConfig>, Unusable> {
+    /// The configuration, and when its certificate ends.
+    fn load(&self) -> Result<(Arc<ServerConfig>, Option<i64>), Unusable> {
         let builder = match &self.client_ca_file {
             None => ServerConfig::builder().with_no_client_auth(),
             Some(path) => {
@@ -173,10 +296,11 @@ impl ServerFiles {
             }
         };
         let (chain, key) = identity_of(&self.cert_file, &self.key_file)?;
+        let ends = end_of(&chain);
         let config = builder
             .with_single_cert(chain, key)
             .map_err(|error| mismatched(&self.cert_file, &self.key_file, &error))?;
-        Ok(Arc::new(config))
+        Ok((Arc::new(config), ends))
     }
 
     /// What changes when a file is written, renamed over or linked elsewhere.
@@ -233,6 +357,7 @@ pub struct ServerCertificates {
 #[derive(Debug)]
 struct Current {
     config: Arc<ServerConfig>,
+    ends: Option<i64>,
     /// Of the files that `config` was made of.
     loaded: Vec<Option<Stamp>>,
     /// Of the files that could not be used, and were complained about.
@@ -250,8 +375,10 @@ impl ServerCertificates {
     /// [`Unusable`] names the file.
     pub fn load(files: ServerFiles) -> Result<Self, Unusable> {
         let loaded = files.stamps();
+        let (config, ends) = files.load()?;
         let current = Current {
-            config: files.load()?,
+            config,
+            ends,
             loaded,
             complained: None,
             looked: Instant::now(),
@@ -269,12 +396,21 @@ impl ServerCertificates {
 
     /// What the next handshake is to use. Looks at the files at most once a second.
     pub fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.current().config)
+    }
+
+    /// When the certificate that is in use ends, or the first of its chain; seconds since 1970.
+    pub fn ends(&self) -> Option<i64> {
+        self.current().ends
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.looked.elapsed() >= LOOK_EVERY {
             current.looked = Instant::now();
             self.look(&mut current);
         }
-        Arc::clone(&current.config)
+        current
     }
 
     fn look(&self, current: &mut Current) {
@@ -285,10 +421,11 @@ impl ServerCertificates {
             return;
         }
         match self.files.load() {
-            Ok(config) => {
+            Ok((config, ends)) => {
                 let cert_file = self.files.cert_file.display();
                 info!(%cert_file, "the renewed certificate is in use");
                 current.config = config;
+                current.ends = ends;
                 current.loaded = stamps;
                 current.complained = None;
             }

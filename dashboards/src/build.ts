@@ -2,13 +2,20 @@
 // decided in parts.ts; here is what they show. `npm ci && npm run build` writes them anew.
 
 import { writeFileSync } from "node:fs";
-import { type Tile, dashboard, heatmap, row, stat, table, timeseries } from "./parts.js";
+import { STATES, type Tile, dashboard, heatmap, lanes, row, stat, table, timeseries } from "./parts.js";
 
 const sensor = 'sensor=~"$sensor"';
 /** Restricts per-sensor series to the chosen group: every sensor has one such series. */
 const ofGroup = 'and on (sensor) vigie_sensor_info{group=~"$group"}';
 const quantile = (q: number, metric: string, by = "") =>
   `histogram_quantile(${q}, sum by (le${by}) (rate(${metric}_bucket[$__rate_interval])))`;
+
+const seen = `vigie_sensor_last_seen_timestamp_seconds{${sensor}}`;
+const interval = `vigie_sensor_expected_interval_seconds{${sensor}}`;
+/** 0: as usual; 1: out of line; 2 and more: silent. A sensor whose interval is not known yet is not silent. */
+const state =
+  `(2 * (time() - ${seen} > bool 10 * ${interval}) or on (sensor) 0 * ${seen})` +
+  ` + on (sensor) ((vigie_sensor_anomaly_score{${sensor}} >= bool 0.5) or on (sensor) 0 * ${seen}) ${ofGroup}`;
 
 const fleet: Tile[] = [
   row("Now"),
@@ -53,8 +60,9 @@ const fleet: Tile[] = [
   row("Sensors"),
   table(
     "Sensors",
-    "Newest values. A click opens the sensor.",
+    "How each sensor is, and its newest values. A click opens the sensor.",
     [
+      [state, "State", "short", STATES],
       [`vigie_sensor_temperature_celsius{${sensor}} ${ofGroup}`, "Temperature", "celsius"],
       [`vigie_sensor_humidity_ratio{${sensor}} ${ofGroup}`, "Humidity", "percentunit"],
       [`vigie_sensor_anomaly_score{${sensor}} ${ofGroup}`, "Score", "percentunit"],
@@ -65,21 +73,18 @@ const fleet: Tile[] = [
 ];
 
 const usual = (metric: string) => `${metric}{sensor="$sensor"}`;
-/** Where a value has been: mean of the last day, plus and minus so many deviations. */
-const band = (metric: string, sign: "+" | "-") =>
-  `avg_over_time(${usual(metric)}[1d]) ${sign} 3 * stddev_over_time(${usual(metric)}[1d])`;
-const course = (title: string, unit: string, metric: string) =>
+const course = (title: string, unit: string, metric: string, band: string) =>
   timeseries(
     title,
-    "The value, and where it has been in the last day: its mean, plus and minus three standard deviations. Red marks: anomalies.",
+    "The value, and the band that the engine has learned for it: between the lines of the rules about its level (time of day, rolling baseline). No band: not learned yet. Red marks: anomalies.",
     unit,
     [
       [usual(metric), "value"],
-      [band(metric, "+"), "usual, high"],
-      [band(metric, "-"), "usual, low"],
+      [`${band}{sensor="$sensor", bound="high"}`, "learned, high"],
+      [`${band}{sensor="$sensor", bound="low"}`, "learned, low"],
     ],
     24,
-    { band: ["usual, low", "usual, high"] },
+    { band: ["learned, low", "learned, high"] },
   );
 
 const one: Tile[] = [
@@ -89,8 +94,8 @@ const one: Tile[] = [
   stat("Score", "0.5 is the line.", "percentunit", usual("vigie_sensor_anomaly_score"), 6, { warnFrom: 0.5 }),
   stat("Silent for", "Since it was heard last.", "s", `time() - ${usual("vigie_sensor_last_seen_timestamp_seconds")}`, 6),
   row("Course"),
-  course("Temperature", "celsius", "vigie_sensor_temperature_celsius"),
-  course("Humidity", "percentunit", "vigie_sensor_humidity_ratio"),
+  course("Temperature", "celsius", "vigie_sensor_temperature_celsius", "vigie_sensor_temperature_band_celsius"),
+  course("Humidity", "percentunit", "vigie_sensor_humidity_ratio", "vigie_sensor_humidity_band_ratio"),
   row("Why"),
   timeseries("z-score", "Distance from the rolling baseline, in standard deviations, by quantity.", "short", [
     [usual("vigie_sensor_zscore"), "{{quantity}}"],
@@ -99,9 +104,22 @@ const one: Tile[] = [
     "Score",
     "Rules and forest together; at 0.5 and above it is an anomaly.",
     "percentunit",
-    [[usual("vigie_sensor_anomaly_score"), "score"]],
+    [
+      [usual("vigie_sensor_anomaly_score"), "all"],
+      [usual("vigie_sensor_forest_score"), "forest alone"],
+    ],
     12,
     { line: 0.5 },
+  ),
+  lanes(
+    "Rules fired",
+    "Rules that fired within the last minute.",
+    [[`time() - ${usual("vigie_sensor_rule_fired_timestamp_seconds")} < bool 60`, "{{rule}}"]],
+    [
+      [0, "quiet", "transparent"],
+      [1, "fired", "red"],
+    ],
+    24,
   ),
   timeseries(
     "Gaps",
@@ -111,8 +129,11 @@ const one: Tile[] = [
       [`time() - ${usual("vigie_sensor_last_seen_timestamp_seconds")}`, "since the last reading"],
       [usual("vigie_sensor_expected_interval_seconds"), "expected interval"],
     ],
-    24,
+    12,
   ),
+  timeseries("Missing", "Readings that never came, by the gaps in their numbers.", "short", [
+    [`increase(${usual("vigie_sensor_missing_readings_total")}[$__rate_interval])`, "missing"],
+  ], 12),
 ];
 
 const engine: Tile[] = [
@@ -121,6 +142,12 @@ const engine: Tile[] = [
     ["sum by (outcome) (rate(vigie_readings_total[$__rate_interval]))", "{{outcome}}"],
   ], 12),
   heatmap("Durable after", "From sending a batch to the answer that it is durable, per reading.", "s", "vigie_durable_seconds", 12),
+  heatmap("Acknowledged after", "From the arrival of a publish to its PUBACK: end to end, as the engine sees it.", "s", "vigie_puback_seconds", 12),
+  timeseries("End to end", "Arrival to PUBACK by source, and from a reading's own time to its being durable (errors of device clocks are in it); 99 of 100.", "s", [
+    [quantile(0.99, "vigie_puback_seconds", ", source"), "{{source}}: arrival to PUBACK"],
+    [quantile(0.5, "vigie_reading_age_seconds"), "own time to durable, median"],
+    [quantile(0.99, "vigie_reading_age_seconds"), "own time to durable"],
+  ], 12),
   timeseries("Stages", "Time of one batch in a stage, 99 of 100.", "s", [
     [quantile(0.99, "vigie_stage_seconds", ", stage"), "{{stage}}"],
   ], 12),
@@ -133,9 +160,18 @@ const engine: Tile[] = [
   ], 8),
   timeseries("Inside", "Readings on their way through the stages.", "short", [
     ["vigie_readings_in_flight", "under way"],
+    ["vigie_stage_readings_in_flight", "{{stage}}"],
   ], 8),
   timeseries("Stage by stage", "Readings received, sent on and refused, per second.", "ops", [
     ["sum by (stage, event) (rate(vigie_stage_readings_total[$__rate_interval]))", "{{stage}} {{event}}"],
+  ], 8),
+  timeseries("Mailboxes", "Messages that wait in front of a stage.", "short", [["vigie_mailbox_depth", "{{stage}}"]], 8),
+  timeseries("Waiting in mailboxes", "Time of one message in a mailbox, 99 of 100.", "s", [
+    [quantile(0.99, "vigie_mailbox_seconds", ", stage"), "{{stage}}"],
+  ], 8),
+  timeseries("Door", "Room in the stream, in readings, and sources that wait for some: they read nothing meanwhile.", "short", [
+    ["vigie_intake_readings", "{{state}}"],
+    ["vigie_intake_waiting_sources", "sources that wait"],
   ], 8),
   row("What should be zero"),
   stat("Restarts", "Stages rebuilt after a panic, in the shown time.", "short", "sum(increase(vigie_stage_restarts_total[$__range]))", 4, { warnFrom: 1 }),
@@ -149,7 +185,14 @@ const engine: Tile[] = [
   timeseries("Quarantine", "Messages that cannot be read, by reason.", "ops", [
     ["sum by (reason) (rate(vigie_quarantined_total[$__rate_interval]))", "{{reason}}"],
   ], 8),
-  timeseries("Store", "Bytes on disk.", "bytes", [["vigie_store_bytes", "store"]], 8),
+  timeseries("Store", "Bytes on disk, the size that it is kept below, and the room that the disk has.", "bytes", [
+    ["vigie_store_bytes", "store"],
+    ["vigie_store_max_bytes", "kept below"],
+    ["vigie_store_room_bytes", "room on the disk"],
+  ], 8),
+  stat("Disk full in", "At the rate of the last day, as the engine reckons; endless: never, or too early to tell.", "s", "min(vigie_store_full_timestamp_seconds) - time()", 8),
+  stat("Certificates end in", "The first of those of the listener, of the page, of the broker and of the engine as its client.", "s", "min(vigie_certificate_expiry_timestamp_seconds) - time()", 8, { criticalBelow: 604800 }),
+  timeseries("Certificates", "Time until each ends.", "s", [["vigie_certificate_expiry_timestamp_seconds - time()", "{{use}}"]], 8),
   timeseries("Keeper", "Hourly roll-ups made and old readings removed, per second.", "ops", [
     ["rate(vigie_rollups_total[$__rate_interval])", "roll-ups"],
     ["rate(vigie_readings_removed_total[$__rate_interval])", "removed"],
@@ -207,9 +250,19 @@ const alerts: Tile[] = [
     "Alerts per sensor and week",
     "Incidents that people were told about, per sensor and week: compare it with score.false_alarms_per_week.",
     "short",
-    'sum(increase(vigie_notices_total{channel="terminal", kind="opened", result="delivered"}[7d])) / sum(vigie_sensors)',
+    'sum(increase(vigie_notices_total{channel="terminal", kind="opened", result="delivered"}[7d])) / (sum(vigie_sensors) > 0)',
     6,
   ),
+  stat(
+    "False alarms per sensor and week",
+    "Incidents that people called a false alarm, per sensor and week.",
+    "short",
+    'sum(increase(vigie_answers_total{answer="false_alarm"}[7d])) / (sum(vigie_sensors) > 0)',
+    6,
+  ),
+  timeseries("Answers", "What people answered, per hour.", "short", [
+    ["sum by (answer) (increase(vigie_answers_total[1h]))", "{{answer}}"],
+  ], 18),
   row("What was found"),
   timeseries("Incidents", "Open at that time.", "short", [["vigie_incidents_open", "open"]], 12),
   timeseries("Anomalies", "Per hour, by the rule that fired.", "short", [

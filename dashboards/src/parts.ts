@@ -163,13 +163,66 @@ export function heatmap(title: string, description: string, unit: string, metric
   };
 }
 
+/** Words and colours for numbers. */
+const words = (states: Words) => ({
+  type: "value",
+  options: Object.fromEntries(states.map(([value, text, color], index) => [String(value), { text, color, index }])),
+});
+
+/** What numbers mean. */
+export type Words = [value: number, text: string, color: string][];
+
+/** How a sensor is. */
+export const STATES: Words = [
+  [0, "as usual", GREEN],
+  [1, "out of line", ORANGE],
+  [2, "silent", RED],
+  [3, "silent", RED],
+];
+
+/** What was the case when, a lane per series. */
+export function lanes(title: string, description: string, queries: Query[], states: Words, width: number): Tile {
+  return {
+    width,
+    height: HEIGHTS.timeseries,
+    panel: {
+      type: "state-timeline",
+      title,
+      description,
+      datasource: source,
+      targets: targets(queries),
+      fieldConfig: {
+        defaults: {
+          unit: "short",
+          mappings: [words(states)],
+          custom: { fillOpacity: 70, lineWidth: 0, spanNulls: false },
+        },
+        overrides: [],
+      },
+      options: {
+        mergeValues: true,
+        showValue: "never",
+        rowHeight: 0.8,
+        legend: { displayMode: "list", placement: "bottom", showLegend: true, calcs: [] },
+        tooltip: { mode: "single", sort: "none" },
+      },
+    } as Omit<Panel, "gridPos">,
+  };
+}
+
 /** Newest values, a line per sensor. */
-export function table(title: string, description: string, columns: [expr: string, name: string, unit: string][], width: number): Tile {
+export function table(title: string, description: string, columns: [expr: string, name: string, unit: string, states?: Words][], width: number): Tile {
   const column = (name: string, at: number) => ({
     matcher: { id: "byName", options: `Value #${String.fromCharCode(65 + at)}` },
     properties: [
       { id: "displayName", value: name },
       { id: "unit", value: columns[at][2] },
+      ...(columns[at][3]
+        ? [
+            { id: "mappings", value: [words(columns[at][3])] },
+            { id: "custom.cellOptions", value: { type: "color-text" } },
+          ]
+        : []),
       ...(name === "Score"
         ? [
             { id: "custom.cellOptions", value: { type: "color-text" } },

@@ -24,7 +24,7 @@ use hyper::body::Buf;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use prometheus::{Registry, TextEncoder};
+use prometheus::Registry;
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 use tokio::net::{TcpListener, TcpStream};
@@ -624,7 +624,7 @@ impl Shared {
         let shared = Arc::clone(self);
         let text = tokio::task::spawn_blocking(move || {
             shared.measure();
-            TextEncoder::new().encode_to_string(&shared.state.registry.gather())
+            shared.state.metrics.text(&shared.state.registry)
         })
         .await
         .map_err(|panic| Failure::inside(panic.to_string()))?

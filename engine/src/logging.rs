@@ -1,21 +1,54 @@
 //! Logs go to standard error: readable on a terminal, JSON on a pipe. `VIGIE_LOG` sets the level,
-//! as in `VIGIE_LOG=debug` or `VIGIE_LOG=info,vigie_actors::ingest=debug`.
+//! as in `VIGIE_LOG=debug` or `VIGIE_LOG=info,vigie_actors::ingest=debug`. Warnings and errors that
+//! repeat themselves within a minute are told once, and counted.
+
+mod repeats;
 
 use std::io::{IsTerminal, stderr};
+use std::thread::JoinHandle;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, fmt};
 
-/// Call once.
-pub(crate) fn start() {
+use self::repeats::Repeats;
+
+/// Tells what was held back when it is dropped.
+pub(crate) struct Log {
+    repeats: Repeats,
+    counting: Option<JoinHandle<()>>,
+}
+
+/// Call once, and keep what it gives to the end.
+pub(crate) fn start() -> Log {
     let filter = EnvFilter::try_from_env("VIGIE_LOG")
         // The database logs every file it opens.
         .unwrap_or_else(|_| EnvFilter::new("info,fjall=warn,lsm_tree=warn"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(stderr);
+    let repeats = Repeats::new();
+    let lines = fmt::layer().with_writer(stderr);
+    let registry = tracing_subscriber::registry()
+        .with(filter)
+        .with(repeats.clone());
     if stderr().is_terminal() {
-        builder.with_target(false).compact().init();
+        registry.with(lines.with_target(false).compact()).init();
     } else {
-        builder.json().flatten_event(true).init();
+        registry.with(lines.json().flatten_event(true)).init();
+    }
+    let background = repeats.clone();
+    let thread = std::thread::Builder::new().name("log".into());
+    // Without it, counts are told at the end only.
+    let counting = thread.spawn(move || background.run()).ok();
+    Log { repeats, counting }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.repeats.end();
+        if let Some(counting) = self.counting.take() {
+            // If it panicked, there is nothing more to tell.
+            let _ended = counting.join();
+        } else {
+            self.repeats.run();
+        }
     }
 }

@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let cli = cli::Cli::parse();
-    logging::start();
+    let _log = logging::start();
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

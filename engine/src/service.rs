@@ -186,6 +186,7 @@ impl Service {
         let decode: Arc<dyn Decode> = Arc::new(decoder);
         let broker = broker(config, mode, &store, &pipeline, &decode, &clock, &metrics)?;
         let link = broker.as_ref().map(|broker| Arc::clone(broker.link()));
+        watch_certificates(&metrics, listener.as_ref(), broker.as_ref());
         let state = http::State {
             store,
             catalogue,
@@ -327,6 +328,20 @@ impl Service {
         self.http.abort();
         drop(self.edges);
         drained.map_err(|why| anyhow!("shut down before everything was done: {why}"))
+    }
+}
+
+/// When certificates end: of the listener, of the broker, and the one that the broker is shown.
+fn watch_certificates(metrics: &Metrics, listener: Option<&Listener>, broker: Option<&Broker>) {
+    let watched = &metrics.certificates;
+    if let Some(certificates) = listener.and_then(Listener::certificates) {
+        let ends = move || certificates.ends().map(|end| end as f64);
+        watched.watch("listener", ends);
+    }
+    if let Some(broker) = broker {
+        let (theirs, ours) = (broker.ends(), broker.ends());
+        watched.watch("broker", move || theirs.theirs().map(|end| end as f64));
+        watched.watch("broker_client", move || ours.ours().map(|end| end as f64));
     }
 }
 

@@ -71,6 +71,7 @@ const HOMES: &[(&str, &[&str])] = &[
         ],
     ),
     ("warp", &["engine/src/http.rs", "engine/src/http/"]),
+    ("x509_parser", &["actors/src/tls.rs"]),
     (
         "clap",
         &[
@@ -138,6 +139,7 @@ const LAYERS: &[Layer] = &[
             "actors/src/quantity.rs",
             "actors/src/reading.rs",
             "actors/src/store/hourly.rs",
+            "actors/src/store/outlook.rs",
             "actors/src/store/outgoing.rs",
         ],
         foreign: &[
@@ -258,6 +260,8 @@ const METRIC_READERS: &[&str] = &["README.md", "docs/", "dashboards/", "promethe
 const METRICS_BUILT_AT_RUN_TIME: &[&str] = &[
     "vigie_sensor_temperature_celsius",
     "vigie_sensor_humidity_ratio",
+    "vigie_sensor_temperature_band_celsius",
+    "vigie_sensor_humidity_band_ratio",
     "vigie_sensor_co2_ppm",
 ];
 

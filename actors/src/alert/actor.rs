@@ -292,7 +292,8 @@ impl Supervised for Alerter {
 impl Handler<To<Noticed>> for Alerter {
     type Result = ();
 
-    fn handle(&mut self, _: To<Noticed>, ctx: &mut Context<Self>) {
+    fn handle(&mut self, mut noticed: To<Noticed>, ctx: &mut Context<Self>) {
+        noticed.way.arrive();
         self.deliver(ctx);
     }
 }

@@ -12,7 +12,7 @@ use super::intake::Delivery;
 use crate::batch::{Answer, Batch, Epochs, Refusal};
 use crate::clock::Clock;
 use crate::message::{Arrived, Drain, Tick, To};
-use crate::metrics::{Metrics, StageMetrics};
+use crate::metrics::{Mailbox, Metrics, StageMetrics};
 use crate::reading::Arrival;
 use crate::supervise::Guard;
 
@@ -168,7 +168,12 @@ impl Supervised for Ingest {
 impl Handler<To<Delivery>> for Ingest {
     type Result = ();
 
-    fn handle(&mut self, To(delivery): To<Delivery>, ctx: &mut Context<Self>) {
+    fn handle(&mut self, to: To<Delivery>, ctx: &mut Context<Self>) {
+        let To {
+            message: delivery,
+            mut way,
+        } = to;
+        way.arrive();
         let readings = delivery.arrivals.len() as u64;
         self.stage.received.inc_by(readings);
         self.metrics.received.inc_by(readings);
@@ -199,6 +204,6 @@ impl Handler<Drain> for Ingest {
 }
 
 /// Hands what came to Stats on, in the wiring.
-pub fn arrived(batch: &Arc<Batch>) -> To<Arrived> {
-    To(Arrived(Arc::clone(batch)))
+pub fn arrived(batch: &Arc<Batch>, mailbox: &Mailbox) -> To<Arrived> {
+    To::new(Arrived(Arc::clone(batch)), mailbox, batch.arrivals.len())
 }

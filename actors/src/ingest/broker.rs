@@ -209,17 +209,17 @@ impl Config {
             ("client_cert_file", self.client_cert_file.as_ref()),
             ("client_key_file", self.client_key_file.as_ref()),
         ];
-        self.tls_config()
+        self.tls_config(&tls::Ends::default())
             .map(drop)
             .map_err(|unusable| unusable.invalid(&keys))
     }
 
-    fn tls_config(&self) -> Result<Arc<rustls::ClientConfig>, tls::Unusable> {
+    fn tls_config(&self, ends: &tls::Ends) -> Result<Arc<rustls::ClientConfig>, tls::Unusable> {
         let identity = self
             .client_cert_file
             .as_deref()
             .zip(self.client_key_file.as_deref());
-        tls::client_config(self.ca_file.as_deref(), identity)
+        tls::watched_client_config(self.ca_file.as_deref(), identity, ends)
     }
 }
 
@@ -334,6 +334,7 @@ pub struct Broker {
     host: String,
     client_id: String,
     surroundings: Surroundings,
+    ends: tls::Ends,
 }
 
 /// How a connection ended.
@@ -361,12 +362,18 @@ impl Broker {
             host,
             client_id,
             surroundings,
+            ends: tls::Ends::default(),
         })
     }
 
     /// How the connection is.
     pub fn link(&self) -> &Arc<Link> {
         &self.surroundings.link
+    }
+
+    /// When the certificates of the connection end.
+    pub fn ends(&self) -> tls::Ends {
+        self.ends.clone()
     }
 
     /// Connects and receives until `stop` becomes true; then finishes what is outstanding, says
@@ -444,6 +451,7 @@ impl Broker {
             sending,
             news,
             waiting: Vec::new(),
+            waiting_since: Instant::now(),
             unacknowledged: 0,
             achieved,
         };
@@ -458,7 +466,10 @@ impl Broker {
 
     fn open(&self) -> Result<(Sending, Receiving), tls::Unusable> {
         let config = &self.config;
-        let tls = config.tls.then(|| config.tls_config()).transpose()?;
+        let tls = config
+            .tls
+            .then(|| config.tls_config(&self.ends))
+            .transpose()?;
         let password = |password: &SecretString| password.expose_secret().to_owned();
         let credentials = config.username.clone().map(|username| {
             let password = config.password.as_ref().map(password);
@@ -509,6 +520,8 @@ struct Session<'a> {
     news: mpsc::Receiver<Result<News, Failure>>,
     /// Received and not yet delivered.
     waiting: Vec<Message>,
+    /// Since when the oldest of them has been.
+    waiting_since: Instant,
     /// Handed over and not acknowledged.
     unacknowledged: usize,
     achieved: &'a mut Achieved,
@@ -516,6 +529,9 @@ struct Session<'a> {
 
 /// Packet ids of a delivery, in order of receipt.
 type Ids = Vec<u16>;
+
+/// What a delivery has to be acknowledged for, and when it arrived.
+type Due = (Instant, Ids);
 
 impl Session<'_> {
     async fn run(mut self, mut stopped: impl Future<Output = ()> + Unpin) -> End {
@@ -529,7 +545,8 @@ impl Session<'_> {
             if let Some(room) = room {
                 let (arrivals, ids) = self.decode(room.readings());
                 self.unacknowledged += ids.len();
-                outstanding.push_back(durable(room.send(arrivals), ids));
+                let due = (self.waiting_since, ids);
+                outstanding.push_back(durable(room.send(arrivals), due));
                 continue;
             }
             tokio::select! {
@@ -607,7 +624,12 @@ impl Session<'_> {
             ..
         } = self.broker;
         match news {
-            News::Message(message) => self.waiting.push(message),
+            News::Message(message) => {
+                if self.waiting.is_empty() {
+                    self.waiting_since = Instant::now();
+                }
+                self.waiting.push(message);
+            }
             News::Connected {
                 session_present,
                 session_expiry_s,
@@ -725,9 +747,10 @@ impl Session<'_> {
     }
 
     /// Acknowledges a delivery, if it is durable.
-    async fn settle(&mut self, answer: Result<Ids, Refused>) -> Result<(), End> {
-        let ids = answer.map_err(|Refused| Self::refused())?;
+    async fn settle(&mut self, answer: Result<Due, Refused>) -> Result<(), End> {
+        let (arrived, ids) = answer.map_err(|Refused| Self::refused())?;
         self.achieved.progress = true;
+        let all = ids.len() as u64;
         for id in ids {
             if !self.acknowledge(id).await.map_err(End::Failed)? {
                 // The connection is gone; the poller will tell why.
@@ -735,6 +758,10 @@ impl Session<'_> {
             }
             self.unacknowledged -= 1;
             self.broker.surroundings.metrics.pubacks.inc();
+        }
+        if all > 0 {
+            let seconds = &self.broker.surroundings.metrics.puback_seconds;
+            seconds.record(arrived.elapsed(), all);
         }
         Ok(())
     }
@@ -756,8 +783,8 @@ impl Session<'_> {
     }
 }
 
-async fn durable(answer: Answered, ids: Ids) -> Result<Ids, Refused> {
-    answer.await.map(|()| ids)
+async fn durable(answer: Answered, due: Due) -> Result<Due, Refused> {
+    answer.await.map(|()| due)
 }
 
 async fn stopped(mut stop: watch::Receiver<bool>) {

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{self, Poll};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -43,15 +44,54 @@ type Sink = dyn Fn(Delivery) -> Result<(), Refused> + Send + Sync;
 #[derive(Clone)]
 pub struct Intake {
     sink: Arc<Sink>,
+    level: Level,
+}
+
+/// How full the stream is.
+#[derive(Debug, Clone)]
+pub struct Level {
     gate: Arc<Semaphore>,
     capacity: u32,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Level {
+    /// Readings that there is room for.
+    pub fn free(&self) -> usize {
+        self.gate.available_permits()
+    }
+
+    /// Readings that are inside, or may come in.
+    pub fn reserved(&self) -> usize {
+        (self.capacity as usize).saturating_sub(self.free())
+    }
+
+    /// Sources that wait for room.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+}
+
+/// Counted as waiting until dropped: whoever waits may give up.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn count(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl fmt::Debug for Intake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Intake")
-            .field("capacity", &self.capacity)
-            .field("free", &self.gate.available_permits())
+            .field("level", &self.level)
             .finish_non_exhaustive()
     }
 }
@@ -122,8 +162,11 @@ impl Intake {
         let gate = Arc::new(Semaphore::new(capacity as usize));
         Self {
             sink: Arc::new(sink),
-            gate,
-            capacity,
+            level: Level {
+                gate,
+                capacity,
+                waiting: Arc::default(),
+            },
         }
     }
 
@@ -133,7 +176,11 @@ impl Intake {
     /// # Errors
     /// [`Refused`] if the stream is shutting down.
     pub async fn reserve(&self, readings: usize) -> Result<Room, Refused> {
-        let permit = Arc::clone(&self.gate)
+        if let Some(room) = self.try_reserve(readings) {
+            return Ok(room);
+        }
+        let _waiting = Waiting::count(&self.level.waiting);
+        let permit = Arc::clone(&self.level.gate)
             .acquire_many_owned(self.weight(readings))
             .await
             .map_err(|_closed| Refused)?;
@@ -142,7 +189,7 @@ impl Intake {
 
     /// The same without waiting; `None` if there is no room now.
     pub fn try_reserve(&self, readings: usize) -> Option<Room> {
-        let permit = Arc::clone(&self.gate)
+        let permit = Arc::clone(&self.level.gate)
             .try_acquire_many_owned(self.weight(readings))
             .ok()?;
         Some(self.room(permit))
@@ -154,8 +201,8 @@ impl Intake {
     /// [`Refused`] if the stream is shutting down or lost them on the way.
     pub async fn deliver(&self, mut arrivals: Vec<Arrival>) -> Result<(), Refused> {
         // More than the whole capacity passes in parts.
-        while arrivals.len() > self.capacity as usize {
-            let rest = arrivals.split_off(self.capacity as usize);
+        while arrivals.len() > self.level.capacity as usize {
+            let rest = arrivals.split_off(self.level.capacity as usize);
             self.reserve(arrivals.len()).await?.send(arrivals).await?;
             arrivals = rest;
         }
@@ -165,7 +212,7 @@ impl Intake {
     fn weight(&self, readings: usize) -> u32 {
         u32::try_from(readings)
             .unwrap_or(u32::MAX)
-            .min(self.capacity)
+            .min(self.level.capacity)
     }
 
     fn room(&self, permit: OwnedSemaphorePermit) -> Room {
@@ -177,13 +224,18 @@ impl Intake {
 
     /// Readings inside the stream now.
     pub fn in_flight(&self) -> usize {
-        (self.capacity as usize).saturating_sub(self.gate.available_permits())
+        self.level.reserved()
+    }
+
+    /// How full it is, for whoever watches.
+    pub fn level(&self) -> Level {
+        self.level.clone()
     }
 
     /// Lets nothing more in, and waits until everything inside is answered.
     pub async fn close(&self) {
-        let all = self.gate.acquire_many(self.capacity).await;
-        self.gate.close();
+        let all = self.level.gate.acquire_many(self.level.capacity).await;
+        self.level.gate.close();
         drop(all);
     }
 }

@@ -108,7 +108,7 @@ const NO_SUBSCRIPTIONS: &str =
 pub struct Listener {
     config: Config,
     accounts: Accounts,
-    certificates: Option<ServerCertificates>,
+    certificates: Option<Arc<ServerCertificates>>,
     socket: TcpListener,
     addr: SocketAddr,
 }
@@ -136,7 +136,7 @@ impl Listener {
         Ok(Self {
             config,
             accounts,
-            certificates,
+            certificates: certificates.map(Arc::new),
             socket,
             addr,
         })
@@ -145,6 +145,11 @@ impl Listener {
     /// Where it listens; tells the port if the config said 0.
     pub fn local_addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// What it proves itself with.
+    pub fn certificates(&self) -> Option<Arc<ServerCertificates>> {
+        self.certificates.clone()
     }
 
     /// Whether clients have to speak TLS.
@@ -255,7 +260,7 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 struct Shared {
     config: Config,
     accounts: Arc<Accounts>,
-    certificates: Option<ServerCertificates>,
+    certificates: Option<Arc<ServerCertificates>>,
     verifications: Arc<Semaphore>,
     intake: Intake,
     decode: Arc<dyn Decode>,
@@ -422,6 +427,9 @@ struct Ack {
     id: u16,
     authorized: bool,
 }
+
+/// What a delivery has to be acknowledged for, and when it arrived.
+type Due = (Instant, Vec<Ack>);
 
 /// What feeding the protocol core brought.
 #[derive(Default)]
@@ -899,6 +907,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn stream_readings(&mut self, mut stopped: impl Future<Output = ()> + Unpin) -> End {
         let mut outstanding = FuturesOrdered::new();
         let mut heard = Instant::now();
+        // Of what is in the buffer: nothing more is read before all of it is decoded.
+        let mut arrived = heard;
         let mut silence = pin!(sleep_until(heard + self.patience));
         let mut end = loop {
             let room = match self.room(outstanding.len()).await {
@@ -911,7 +921,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 if !(batch.arrivals.is_empty() && batch.acks.is_empty()) {
                     let shared = Arc::clone(&self.shared);
                     let answer = room.send(batch.arrivals);
-                    outstanding.push_back(patiently(shared, self.peer, answer, batch.acks));
+                    let acks = (arrived, batch.acks);
+                    outstanding.push_back(patiently(shared, self.peer, answer, acks));
                 }
                 let written = self.write().await;
                 if let Some(end) = batch.end.or(written.err().map(End::Io)) {
@@ -948,6 +959,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                         Ok(read) => {
                             self.buffer.filled(read);
                             heard = Instant::now();
+                            arrived = heard;
                         }
                         Err(error) => break End::Io(error),
                     }
@@ -1137,13 +1149,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Acknowledges one delivery, or ends the connection because it was refused.
-    async fn settle(&mut self, answer: Result<Vec<Ack>, Refused>) -> Result<(), End> {
-        let acks = answer.map_err(|Refused| End::Refused)?;
+    async fn settle(&mut self, answer: Result<Due, Refused>) -> Result<(), End> {
+        let (arrived, acks) = answer.map_err(|Refused| End::Refused)?;
         for ack in &acks {
             self.acknowledge(*ack);
         }
         self.write().await.map_err(End::Io)?;
-        self.shared.metrics.pubacks.inc_by(acks.len() as u64);
+        let (metrics, sent) = (&self.shared.metrics, acks.len() as u64);
+        metrics.pubacks.inc_by(sent);
+        if sent > 0 {
+            metrics.puback_seconds.record(arrived.elapsed(), sent);
+        }
         Ok(())
     }
 
@@ -1258,8 +1274,8 @@ async fn patiently(
     shared: Arc<Shared>,
     peer: SocketAddr,
     mut answer: Answered,
-    acks: Vec<Ack>,
-) -> Result<Vec<Ack>, Refused> {
+    acks: Due,
+) -> Result<Due, Refused> {
     loop {
         match timeout(STALLED, &mut answer).await {
             Ok(answer) => return answer.map(|()| acks),
@@ -1310,7 +1326,6 @@ mod tests {
     use std::collections::HashMap;
     use std::pin::Pin;
 
-    use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts};
     use tokio::io::{DuplexStream, duplex};
 
     use super::*;
@@ -1318,14 +1333,7 @@ mod tests {
     use crate::reading::Quarantined;
 
     fn shared(intake: Intake) -> Arc<Shared> {
-        let counters = |label| IntCounterVec::new(Opts::new("n", "n"), &[label]).unwrap();
-        let metrics = ListenerMetrics {
-            connections: IntGauge::new("n", "n").unwrap(),
-            connects: counters("result"),
-            disconnects: counters("reason"),
-            publishes: counters("result"),
-            pubacks: IntCounter::new("n", "n").unwrap(),
-        };
+        let metrics = ListenerMetrics::unregistered().unwrap();
         let decode = |topic: &str, payload: &[u8], now: i64| {
             Arrival::Quarantine(Quarantined::new("test", String::new(), topic, payload, now))
         };

@@ -318,6 +318,7 @@ impl Incidents {
             at_ms: now_ms,
             by: order.by.clone(),
         };
+        changes.deeds.push(order.deed);
         match order.deed {
             Deed::Acknowledge => incident.acknowledged = Some(mark),
             Deed::FalseAlarm => {

@@ -305,6 +305,20 @@ pub enum Deed {
     Silence(i64),
 }
 
+impl Deed {
+    /// All names.
+    pub const NAMES: [&'static str; 3] = ["acknowledge", "false_alarm", "silence"];
+
+    /// As in metric labels.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Acknowledge => Self::NAMES[0],
+            Self::FalseAlarm => Self::NAMES[1],
+            Self::Silence(_) => Self::NAMES[2],
+        }
+    }
+}
+
 /// A deed that is durable but not done yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
@@ -338,6 +352,8 @@ pub struct Changes {
     pub notices: Vec<Notice>,
     /// Numbers of the orders that are done by this.
     pub done: Vec<u64>,
+    /// What was done by that.
+    pub deeds: Vec<Deed>,
     /// All silences as they are now, if they changed.
     pub silences: Option<Vec<Silence>>,
     /// Lines that rose.

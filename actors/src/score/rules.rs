@@ -177,6 +177,11 @@ impl Verdict {
     }
 }
 
+/// How many spreads from the baseline the line of the z-score is, before the margin.
+pub fn z_line(usual_z: f64) -> f64 {
+    Z_LINE.max(2.0 * usual_z)
+}
+
 /// Ratio of a value that cannot be true: three times over any line.
 const IMPLAUSIBLE: f64 = 3.0;
 
@@ -298,7 +303,7 @@ pub fn judge(
         add(ratio, verdict);
     }
     if look.warm {
-        let line = Z_LINE.max(2.0 * look.usual_z) * margin * shared[2];
+        let line = z_line(look.usual_z) * margin * shared[2];
         let ratio = look.z.abs() / line;
         let way = look.z.signum();
         let verdict = Verdict {
@@ -314,6 +319,45 @@ pub fn judge(
         add(ratio, verdict);
     }
     worst
+}
+
+/// Where the rules about a value's level let it lie.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Band {
+    /// Lowest value, in the quantity's unit.
+    pub low: f32,
+    /// Highest value.
+    pub high: f32,
+}
+
+/// Where a value may lie: within the line of `z` around the rolling baseline, and within that of
+/// `season` around what is usual at this time of day (where what counts is the mean of ten minutes).
+/// `margin`: by how much a rule's line is higher than measured. `None` while neither has learned
+/// enough to speak. Steps, noise and runs of equal values are judged beside it.
+pub fn band(look: &Look, margin: impl Fn(Rule) -> f64) -> Option<Band> {
+    if !look.plausible {
+        return None;
+    }
+    let season = look.season.map(|season| {
+        let season = season.with_margin(margin(Rule::Season));
+        let (expected, line) = (season.expected, season.line);
+        (expected - line, expected + line)
+    });
+    let z = look.warm.then(|| {
+        let line = z_line(look.usual_z) * margin(Rule::Z) * look.spread;
+        #[allow(clippy::cast_possible_truncation, reason = "for people to look at")]
+        let bounds = ((look.mean - line) as f32, (look.mean + line) as f32);
+        bounds
+    });
+    let (low, high) = match (season, z) {
+        (Some(season), Some(z)) => {
+            let (low, high) = (season.0.max(z.0), season.1.min(z.1));
+            // After a change they may contradict each other: then the narrower one is right.
+            if low <= high { (low, high) } else { season }
+        }
+        (one, other) => one.or(other)?,
+    };
+    Some(Band { low, high })
 }
 
 /// Judges the gap before a reading: a backlog that has a hole in it, or a sensor that comes back.
@@ -432,6 +476,33 @@ mod tests {
         );
         check(-127.0, &[(Rule::Range, Severity::Critical)]);
         check(85.0, &[(Rule::Range, Severity::Critical)]);
+    }
+
+    /// Nothing in it is reported for its level, and something right outside of it is.
+    #[test]
+    fn the_band_ends_where_rules_begin() {
+        let mut at = look(21.2);
+        at.rate = None;
+        at.season = Some(Distance::new(22.0, -0.8, 0.5, 2.5));
+        let margin = |rule| if rule == Rule::Z { 2.0 } else { 1.0 };
+        // z: 21 ± 8 × 0.5; season: 22 ± 2.5.
+        let got = band(&at, |_| 1.0).unwrap();
+        assert_eq!((got.low, got.high), (19.5, 24.5));
+        at.season = None;
+        let got = band(&at, margin).unwrap();
+        assert_eq!((got.low, got.high), (13.0, 29.0));
+        for (value, fires) in [(28.9, false), (29.1, true)] {
+            let mut at = look(value);
+            at.rate = None;
+            let (_, fired) = judged(&at, 2.0);
+            assert_eq!(!fired.is_empty(), fires, "{value}");
+        }
+        // The baseline has not followed yet: the season knows better.
+        at.season = Some(Distance::new(40.0, 0.0, 0.5, 2.5));
+        let got = band(&at, |_| 1.0).unwrap();
+        assert_eq!((got.low, got.high), (37.5, 42.5));
+        (at.season, at.warm) = (None, false);
+        assert_eq!(band(&at, |_| 1.0), None);
     }
 
     #[test]

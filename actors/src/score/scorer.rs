@@ -13,7 +13,7 @@ use super::forest::{FitJob, Group, GroupKey, Model, features};
 use super::incident::{Changes, Incident, Order, Raised};
 use super::maintenance::Silence;
 use super::peers::Peers;
-use super::rules::{Near, Rule, Verdict, judge, judge_gap, judge_silence};
+use super::rules::{Band, Near, Rule, Verdict, band, judge, judge_gap, judge_silence};
 use super::{Config, ForestPer};
 use crate::batch::Batch;
 use crate::quantity::Catalogue;
@@ -49,8 +49,12 @@ pub struct ScoredReading {
     pub entered: u64,
     /// z-score per value, in the order of the reading's values.
     pub z: SmallVec<[f32; 2]>,
+    /// Where each value should be, in the same order.
+    pub bands: SmallVec<[Option<Band>; 2]>,
     /// r / (1 + r) of the largest ratio r: 0.5 is the line.
     pub score: f32,
+    /// The same of the forest alone, if one took part.
+    pub forest: f32,
     /// Which rules are not far enough below their lines to end an incident.
     pub near: Near,
     /// Generation of the forest that took part; 0 if none did.
@@ -501,7 +505,9 @@ impl<M: IncidentMemory> Scorer<M> {
             kind,
             entered: observed.entered,
             z,
+            bands: self.bands(reading.sensor, &observed),
             score: score_of(worst),
+            forest: 0.0,
             near,
             generation: 0,
             fired,
@@ -509,6 +515,17 @@ impl<M: IncidentMemory> Scorer<M> {
             expected_ms: observed.expected_gap_ms,
             heard_before_ms: observed.heard_before_ms.unwrap_or(i64::MAX),
         }
+    }
+
+    /// Where the values should have been.
+    fn bands(&self, sensor: SensorId, observed: &Observed) -> SmallVec<[Option<Band>; 2]> {
+        let raised = self.raised.get(&sensor);
+        let margin = |rule| {
+            let own = raised.and_then(|lines| lines.iter().find(|(raised, _)| *raised == rule));
+            self.margin * own.map_or(1.0, |(_, factor)| *factor)
+        };
+        let looks = observed.looks.iter();
+        looks.map(|look| band(look, margin)).collect()
     }
 
     /// Puts the reading's features beside those of its group.
@@ -558,7 +575,8 @@ impl<M: IncidentMemory> Scorer<M> {
                     let reading = &mut readings[*at];
                     reading.generation = model.generation;
                     let ratio = model.ratio(*score);
-                    reading.score = reading.score.max(score_of(ratio));
+                    reading.forest = score_of(ratio);
+                    reading.score = reading.score.max(reading.forest);
                     if ratio >= 1.0 {
                         *learn = *learn && ratio < 2.0;
                         let (quantity, evidence) = model.explain(row);

@@ -1,12 +1,14 @@
 //! The Store as a stage: commits, then answers the batch.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::committer::Committer;
 use super::room::Room;
 use crate::batch::Refusal;
+use crate::clock::Clock;
 use crate::message::Carrier;
-use crate::metrics::{Latest, Metrics};
+use crate::metrics::{Latest, Metrics, Shown};
 use crate::reading::Arrival;
 use crate::score::scorer::{Kind, Scored};
 use crate::supervise::{Failure, Health, Stage, chain};
@@ -16,6 +18,8 @@ use crate::supervise::{Failure, Health, Stage, chain};
 pub struct Storing {
     committer: Committer,
     room: Room,
+    /// None while time is that of the readings: then they have no age.
+    clock: Option<Arc<dyn Clock>>,
     metrics: Metrics,
     health: Arc<Health>,
 }
@@ -29,42 +33,99 @@ pub struct Stored {
 
 impl Storing {
     /// Publishes what the ledger says at once.
-    pub fn new(committer: Committer, room: Room, metrics: Metrics, health: Arc<Health>) -> Self {
+    pub fn new(
+        committer: Committer,
+        room: Room,
+        clock: Option<Arc<dyn Clock>>,
+        metrics: Metrics,
+        health: Arc<Health>,
+    ) -> Self {
         metrics.ledger(committer.ledger());
         Self {
             committer,
             room,
+            clock,
             metrics,
             health,
         }
     }
 
     fn publish(&self, scored: &Scored) {
-        for silent in &scored.silent {
-            self.metrics
-                .anomaly(silent.verdict.rule, silent.verdict.severity());
-        }
+        self.ages(scored);
         let arrivals = &scored.batch.arrivals;
         let latest = scored.readings.iter().filter_map(|row| {
-            for verdict in &row.fired {
-                self.metrics.anomaly(verdict.rule, verdict.severity());
-            }
             let Some(Arrival::Reading(reading)) = arrivals.get(row.index as usize) else {
                 return None;
             };
             (row.kind == Kind::Entered).then(|| {
-                let values = reading.values.iter().zip(&row.z);
+                let values = reading.values.iter().zip(&row.z).zip(&row.bands);
                 let latest = Latest {
                     received_ms: reading.received_ms,
                     expected_ms: row.expected_ms,
                     score: row.score,
-                    values: values.map(|((id, value), z)| (*id, *value, *z)).collect(),
+                    forest: (row.generation > 0).then_some(row.forest),
+                    values: values
+                        .map(|(((quantity, value), z), band)| Shown {
+                            quantity: *quantity,
+                            value: *value,
+                            z: *z,
+                            band: *band,
+                        })
+                        .collect(),
+                    skipped: row.skipped,
                 };
                 (reading.sensor, latest)
             })
         });
         self.metrics.board.update(scored.batch.now_ms, latest);
+        self.fired(scored);
+        for deed in &scored.changes.deeds {
+            self.metrics.answered(*deed);
+        }
         self.metrics.ledger(self.committer.ledger());
+    }
+}
+
+impl Storing {
+    /// How old the readings are by now.
+    fn ages(&self, scored: &Scored) {
+        let Some(clock) = &self.clock else {
+            return;
+        };
+        let now_ms = clock.now_ms();
+        let ages = scored.readings.iter().filter_map(|row| {
+            let arrival = scored.batch.arrivals.get(row.index as usize);
+            let Some(Arrival::Reading(reading)) = arrival else {
+                return None;
+            };
+            let age_ms = now_ms - reading.device_ms?;
+            let is_stored = matches!(row.kind, Kind::Entered | Kind::Late);
+            // A clock that is ahead gives no age.
+            is_stored.then(|| Duration::from_millis(age_ms.try_into().unwrap_or(0)))
+        });
+        self.metrics.age_seconds.record_all(ages);
+    }
+
+    /// Rules that fired; few.
+    fn fired(&self, scored: &Scored) {
+        let metrics = &self.metrics;
+        for silent in &scored.silent {
+            let verdict = &silent.verdict;
+            metrics.anomaly(verdict.rule, verdict.severity());
+            metrics
+                .board
+                .fired(&silent.sensor, verdict.rule, scored.batch.now_ms);
+        }
+        for row in &scored.readings {
+            for verdict in &row.fired {
+                metrics.anomaly(verdict.rule, verdict.severity());
+                let arrival = scored.batch.arrivals.get(row.index as usize);
+                if let Some(Arrival::Reading(reading)) = arrival {
+                    let at_ms = reading.order_ms;
+                    metrics.board.fired(&reading.sensor, verdict.rule, at_ms);
+                }
+            }
+        }
     }
 }
 

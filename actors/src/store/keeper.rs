@@ -49,6 +49,12 @@ impl Keeper {
         }
     }
 
+    /// Size of the store, and the size that it is kept below, in bytes.
+    pub fn size(&self) -> (u64, u64) {
+        let max = u64::from(self.config.max_mib) << 20;
+        (self.store.disk_bytes(), max)
+    }
+
     /// One look at all sensors. Ends early, between two writes, when `stop` says so.
     ///
     /// # Errors
@@ -146,12 +152,9 @@ impl Keeper {
         oldest_ms: i64,
         stop: &dyn Fn() -> bool,
     ) -> Result<u64, Error> {
-        let max = u64::from(self.config.max_mib) << 20;
+        let (size, max) = self.size();
         let lately = |at: i64| (now_ms - at).abs() < ROOM_EVERY_MS;
-        if self.store.disk_bytes() <= max
-            || self.made_room_ms.is_some_and(lately)
-            || oldest_ms >= now_ms
-        {
+        if size <= max || self.made_room_ms.is_some_and(lately) || oldest_ms >= now_ms {
             return Ok(0);
         }
         let before_ms = oldest_ms + ((now_ms - oldest_ms) as f64 * SHARE) as i64;

@@ -10,6 +10,7 @@ pub mod hourly;
 pub mod keeper;
 pub mod mongo;
 pub mod outgoing;
+pub mod outlook;
 pub mod room;
 pub mod row;
 

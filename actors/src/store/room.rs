@@ -38,10 +38,19 @@ impl Room {
         self.missing.as_deref()
     }
 
+    /// Bytes that may still be written; `None`: the disk cannot be asked.
+    pub fn left(&self) -> Option<u64> {
+        Some(self.free()?.saturating_sub(self.least))
+    }
+
+    fn free(&self) -> Option<u64> {
+        let disk = rustix::fs::statvfs(&self.dir).ok()?;
+        Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
     fn look(&self) -> Option<String> {
         // A disk that cannot be asked may have room.
-        let disk = rustix::fs::statvfs(&self.dir).ok()?;
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        let free = self.free()?;
         (free < self.least).then(|| {
             format!(
                 "{} MiB are free at {}, store.min_free_mib = {}; make room, nothing is \

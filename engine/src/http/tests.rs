@@ -180,7 +180,16 @@ async fn serve(token: Option<&str>, limits: Limits) -> Fixture {
         received_ms: T0,
         expected_ms: Some(10_000),
         score: 0.2,
-        values: vec![(TEMPERATURE, 21.4, 0.12)],
+        forest: None,
+        values: [vigie_actors::metrics::Shown {
+            quantity: TEMPERATURE,
+            value: 21.4,
+            z: 0.12,
+            band: None,
+        }]
+        .into_iter()
+        .collect(),
+        skipped: 0,
     };
     metrics.board.update(T0, [(id("C001"), latest)]);
     let clock = ManualClock::at(T0);

@@ -33,6 +33,7 @@ mod foreign;
 mod harness;
 mod keep;
 mod kill;
+mod logs;
 mod mail_server;
 mod mongo;
 mod mongo_server;

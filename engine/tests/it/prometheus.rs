@@ -20,7 +20,8 @@ use super::smtp::alarm;
 
 /// Expressions that are empty as long as all is well, or without a part that not everybody has; and
 /// why.
-const EMPTY_IS_FINE: [(&str, &str); 3] = [
+const EMPTY_IS_FINE: [(&str, &str); 4] = [
+    ("vigie_certificate", "nothing here speaks TLS"),
     ("vigie_mongodb", "there is no MongoDB"),
     ("vigie_notice_budget_left", "mails are files"),
     ("vigie_quarantined", "nothing was quarantined"),
@@ -114,17 +115,29 @@ fn panel_expressions(file: &Path) -> Vec<(String, String)> {
     let mut expressions = Vec::new();
     for panel in dashboard["panels"].as_array().unwrap() {
         for target in panel["targets"].as_array().into_iter().flatten() {
-            let expr = text_of(&target["expr"])
-                .replace("$__rate_interval", "10s")
-                .replace("$__range", "1h")
-                .replace("sensor=\"$sensor\"", "sensor=\"C001\"")
-                .replace("$sensor", ".*")
-                .replace("$group", ".*");
-            assert!(!expr.contains('$'), "a variable is left: {expr}");
-            expressions.push((format!("{uid}: {}", text_of(&panel["title"])), expr));
+            let title = format!("{uid}: {}", text_of(&panel["title"]));
+            expressions.push((title, filled_in(&target["expr"])));
         }
     }
+    for mark in dashboard["annotations"]["list"].as_array().unwrap() {
+        let title = format!("{uid}: marks of {}", text_of(&mark["name"]));
+        // Without an anomaly there is no mark: it is asked for what it compares.
+        let expr = filled_in(&mark["expr"]).replace(">= 0.5", ">= 0");
+        expressions.push((title, expr));
+    }
     expressions
+}
+
+/// With values in place of Grafana's variables.
+fn filled_in(expr: &Value) -> String {
+    let expr = text_of(expr)
+        .replace("$__rate_interval", "10s")
+        .replace("$__range", "1h")
+        .replace("sensor=\"$sensor\"", "sensor=\"C001\"")
+        .replace("$sensor", ".*")
+        .replace("$group", ".*");
+    assert!(!expr.contains('$'), "a variable is left: {expr}");
+    expr
 }
 
 fn dashboards() -> Vec<std::path::PathBuf> {
@@ -162,13 +175,13 @@ fn every_panel_and_rule_has_data_and_every_metric_a_place() {
     simulate(
         dir.path(),
         &running.door(),
-        "--sensors 3 --rate 30 --duration 8s",
+        "--sensors 3 --rate 150 --duration 8s",
     );
     alarm(&running, "C001");
     simulate(
         dir.path(),
         &running.door(),
-        "--sensors 3 --rate 30 --duration 8s --boot b",
+        "--sensors 3 --rate 150 --duration 8s --boot b",
     );
 
     let rules = fs::read_to_string(package_file("../dashboards/rules/vigie.yml")).unwrap();
@@ -227,7 +240,7 @@ fn every_panel_and_rule_has_data_and_every_metric_a_place() {
         assert_eq!(rule["health"], "ok", "{rule}");
         rules += 1;
     }
-    assert_eq!(rules, 18);
+    assert_eq!(rules, 22);
     running.process.stop();
 }
 
@@ -271,8 +284,56 @@ fn when_the_engine_is_gone_somebody_gets_a_mail_from_alertmanager() {
     assert!(html.contains("nobody watches over the sensors"), "{html}");
 }
 
-/// What Grafana's dashboard linter asks of a panel: a unit, and counters only as what they grow by.
-/// (Its rules about `job` and `instance` variables are left out: there is one engine.)
+/// Windows that are fixed, and why: elsewhere they follow the shown time.
+const FIXED_WINDOWS: [(&str, &str); 3] = [
+    ("[1h]", "so many per hour is what people ask"),
+    ("[7d]", "the budget of false alarms is one of a week"),
+    ("[$__range]", "in the shown time"),
+];
+
+/// target-rate-interval-rule.
+fn check_windows(expr: &str, title: &str) {
+    for (at, _) in expr.match_indices('[') {
+        let end = at + expr[at..].find(']').unwrap() + 1;
+        let window = &expr[at..end];
+        let before = expr[..at].rfind('(').map_or("", |open| &expr[..open]);
+        let is_rate = before.ends_with("rate");
+        let fixed = FIXED_WINDOWS.iter().any(|(known, _)| *known == window);
+        let follows = window == "[$__rate_interval]";
+        assert!(
+            follows || (fixed && !is_rate),
+            "{title}: {window} in {expr}"
+        );
+    }
+}
+
+/// The template rules of Grafana's dashboard linter: one data source, chosen by a variable; variables
+/// that ask for labels of our metrics, again when the time changes; nothing to be edited.
+fn check_template(dashboard: &Value, uid: &str) {
+    assert_eq!(dashboard["editable"], false, "{uid}: files are the truth");
+    let variables = dashboard["templating"]["list"].as_array().unwrap();
+    let sources = variables.iter().filter(|one| one["type"] == "datasource");
+    assert_eq!(sources.count(), 1, "{uid}");
+    let source = &variables[0];
+    assert_eq!(source["name"], "datasource", "{uid}");
+    assert_eq!(source["label"], "Data source", "{uid}");
+    assert_eq!(source["query"], "prometheus", "{uid}");
+    assert_eq!(source["current"]["value"], "prometheus", "{uid}");
+    for variable in &variables[1..] {
+        let query = text_of(&variable["query"]["query"]);
+        let asked = query
+            .strip_prefix("label_values(vigie_")
+            .and_then(|rest| rest.strip_suffix(')'))
+            .and_then(|rest| rest.rsplit_once(", "));
+        assert!(asked.is_some(), "{uid}: {query}");
+        assert_eq!(variable["refresh"], 2, "{uid}: {query}: on time change");
+        assert_eq!(variable["datasource"]["uid"], "${datasource}", "{uid}");
+    }
+}
+
+/// What Grafana's dashboard linter asks of a panel: title, description, unit, targets, the data
+/// source, counters only as what they grow by, windows that follow the shown time. docs/grafana.md has
+/// the table of its rules, with those that are left out.
 fn check_panel(panel: &Value, title: &str) {
     let table = panel["type"] == "table";
     let unit = &panel["fieldConfig"]["defaults"]["unit"];
@@ -282,6 +343,7 @@ fn check_panel(panel: &Value, title: &str) {
     for target in targets {
         assert_eq!(target["datasource"]["uid"], "${datasource}", "{title}");
         let expr = text_of(&target["expr"]);
+        check_windows(&expr, title);
         for (at, _) in expr.match_indices("vigie_") {
             let name = metrics_in(&expr[at..]).into_iter().next();
             let whole: String = expr[at..]
@@ -303,6 +365,8 @@ fn check_panel(panel: &Value, title: &str) {
 fn alerts_have_headings_and_dashboards_their_data_source() {
     let rules = fs::read_to_string(package_file("../dashboards/rules/vigie.yml")).unwrap();
     let runbook = fs::read_to_string(package_file("../docs/RUNBOOK.md")).unwrap();
+    let cases = package_file("../dashboards/rules/tests/rules.yml");
+    let cases = fs::read_to_string(cases).unwrap();
     let mut alerts = 0;
     for line in rules.lines() {
         let Some(alert) = line.trim().strip_prefix("- alert: ") else {
@@ -315,21 +379,30 @@ fn alerts_have_headings_and_dashboards_their_data_source() {
         );
         let anchor = format!("runbook_url: docs/RUNBOOK.md#{}\n", alert.to_lowercase());
         assert!(rules.contains(&anchor), "{alert} has no link");
+        let fires = format!("alertname: {alert}\n        exp_alerts:");
+        let stays_quiet = format!("alertname: {alert} }}");
+        for case in [fires, stays_quiet] {
+            assert!(cases.contains(&case), "{alert} has no case {case:?}");
+        }
+        let rest = rules.split_once(&format!("- alert: {alert}\n")).unwrap().1;
+        let own = rest.split("- alert: ").next().unwrap();
+        let graded = ["critical", "warning", "info"]
+            .iter()
+            .any(|severity| own.contains(&format!("severity: {severity}\n")));
+        assert!(graded, "{alert} has no severity");
     }
-    assert_eq!(alerts, 15);
+    assert_eq!(alerts, 18);
     for file in dashboards() {
         let text = fs::read_to_string(&file).unwrap();
         assert!(!text.contains("${DS_"), "{}", file.display());
         let dashboard: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(dashboard["editable"], false, "files are the truth");
-        let variable = &dashboard["templating"]["list"][0];
-        assert_eq!(variable["type"], "datasource");
-        assert_eq!(variable["current"]["value"], "prometheus");
+        check_template(&dashboard, &text_of(&dashboard["uid"]));
         for panel in dashboard["panels"].as_array().unwrap() {
             if panel["type"] == "row" {
                 continue;
             }
             let title = text_of(&panel["title"]);
+            assert!(!title.is_empty(), "{panel}");
             assert_eq!(panel["datasource"]["uid"], "${datasource}", "{title}");
             assert!(
                 panel["description"]

@@ -32,6 +32,13 @@ fn wait_said(engine: &Engine, seen: usize, words: &str) {
 
 // ---- The engine as a client ----
 
+/// In how many days a certificate ends, as the metrics say.
+fn days_left(engine: &Engine, used_for: &str) -> Option<i64> {
+    let name = format!("vigie_certificate_expiry_timestamp_seconds{{use=\"{used_for}\"}}");
+    let at_s: i64 = engine.metrics().get(&name)?.parse().unwrap();
+    Some((at_s - now_ms() / 1000 + 3600).div_euclid(86_400))
+}
+
 /// One reading that reaches the store.
 fn passes(mosquitto: &Mosquitto, engine: &Engine, seq: u64) {
     engine.wait_subscribed();
@@ -53,6 +60,8 @@ fn a_broker_that_is_not_to_be_trusted_is_refused_in_words_until_it_is_mended() {
     let [flag, config] = mosquitto.config(dir.path(), "");
     let mut engine = Engine::run_with(dir.path(), &["--mqtt", "127.0.0.1:0", &flag, &config]);
     passes(&mosquitto, &engine, 0);
+    assert_eq!(days_left(&engine, "broker"), Some(30));
+    assert_eq!(days_left(&engine, "listener"), None, "it has none");
 
     let right = mosquitto.identity.clone();
     let ca = fs::read(&mosquitto.authority.file).unwrap();
@@ -280,6 +289,7 @@ fn a_renewed_certificate_is_used_without_a_restart() {
     let door = served.trusting(&[]);
     publish_some(dir.path(), &door).expect(1, &["has expired"]);
     wait_said(&served.engine, 0, "our certificate has expired");
+    assert_eq!(days_left(&served.engine, "listener"), Some(-1));
 
     // Written in place, certificate first: meanwhile the old one stays.
     let early = served
@@ -298,6 +308,8 @@ fn a_renewed_certificate_is_used_without_a_restart() {
     fs::rename(&right.key, &served.used.key).unwrap();
     fs::rename(&right.cert, &served.used.cert).unwrap();
     std::thread::sleep(Duration::from_millis(1100));
+    // Seen without anybody's connecting.
+    assert_eq!(days_left(&served.engine, "listener"), Some(30));
     publish_some(dir.path(), &door).expect(0, &[]);
 
     // A link that leads elsewhere.

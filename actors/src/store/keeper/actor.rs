@@ -10,6 +10,8 @@ use super::Keeper;
 use crate::clock::Clock;
 use crate::message::{Drain, Tick};
 use crate::metrics::Metrics;
+use crate::store::outlook::{Measured, Outlook};
+use crate::store::room::Room;
 use crate::supervise::{Guard, chain};
 
 /// Between two passes.
@@ -18,6 +20,8 @@ const EVERY: Duration = Duration::from_mins(10);
 /// The actor.
 pub struct Keeping {
     keeper: Keeper,
+    room: Room,
+    outlook: Outlook,
     clock: Arc<dyn Clock>,
     guard: Guard,
     metrics: Metrics,
@@ -39,6 +43,7 @@ impl Keeping {
     /// The first pass comes with the first tick.
     pub fn new(
         keeper: Keeper,
+        room: Room,
         clock: Arc<dyn Clock>,
         guard: Guard,
         metrics: Metrics,
@@ -46,12 +51,30 @@ impl Keeping {
     ) -> Self {
         Self {
             keeper,
+            room,
+            outlook: Outlook::default(),
             clock,
             guard,
             metrics,
             closing,
             last: None,
         }
+    }
+}
+
+impl Keeping {
+    fn look_ahead(&mut self, now_ms: i64) {
+        let (store, max) = self.keeper.size();
+        let Some(room) = self.room.left() else {
+            return;
+        };
+        let measured = Measured {
+            at_ms: now_ms,
+            store,
+            room,
+        };
+        let full_at = self.outlook.look(measured, max);
+        self.metrics.outlook(max, room, full_at);
     }
 }
 
@@ -78,7 +101,9 @@ impl Handler<Tick> for Keeping {
             return;
         }
         self.last = Some(Instant::now());
-        let (keeper, now_ms) = (&mut self.keeper, self.clock.now_ms());
+        let now_ms = self.clock.now_ms();
+        self.look_ahead(now_ms);
+        let keeper = &mut self.keeper;
         let stop = || self.closing.get().is_some();
         match self.guard.run(None, || keeper.pass(now_ms, &stop)) {
             Ok(Ok(done)) => self.metrics.kept(done),
