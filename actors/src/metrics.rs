@@ -769,6 +769,25 @@ impl Board {
             }
         }
     }
+
+    /// Sensors that it holds at most.
+    pub fn capacity(&self) -> usize {
+        self.config.max_sensors
+    }
+
+    /// Up to `limit` sensors whose newest reading is not the one in `seen`, which is brought up to
+    /// date.
+    pub fn news(&self, seen: &mut HashMap<SensorId, i64>, limit: usize) -> Vec<(SensorId, Latest)> {
+        let inner = lock(&self.inner);
+        let new = inner.latest.iter().filter(|(sensor, latest)| {
+            let known = seen.get(*sensor);
+            known.is_none_or(|received_ms| *received_ms != latest.received_ms)
+        });
+        let news: Vec<_> = new.take(limit).map(|(s, l)| (*s, l.clone())).collect();
+        drop(inner);
+        seen.extend(news.iter().map(|(s, latest)| (*s, latest.received_ms)));
+        news
+    }
 }
 
 /// Metric of a quantity: name, help, factor. Percent on the wire, ratio here.

@@ -162,6 +162,11 @@ impl Verdict {
 /// Least line of the z-score, in standard deviations.
 const Z_LINE: f64 = 8.0;
 
+/// How many spreads from the baseline the line of the z-score is, before the margin.
+pub fn z_line(usual_z: f64) -> f64 {
+    Z_LINE.max(2.0 * usual_z)
+}
+
 /// Ratio of a value that cannot be true: three times over any line.
 const IMPLAUSIBLE: f64 = 3.0;
 
@@ -282,7 +287,7 @@ pub fn judge(
         add(ratio, verdict);
     }
     if look.warm {
-        let line = Z_LINE.max(2.0 * look.usual_z) * margin;
+        let line = z_line(look.usual_z) * margin;
         let ratio = look.z.abs() / line;
         let way = look.z.signum();
         let verdict = Verdict {

@@ -168,6 +168,14 @@ struct Fixture {
 }
 
 async fn serve(token: Option<&str>, limits: Limits) -> Fixture {
+    serve_with(token, limits, None).await
+}
+
+async fn serve_with(
+    token: Option<&str>,
+    limits: Limits,
+    certificates: Option<ServerCertificates>,
+) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let store = Embedded::open(dir.path(), &store::Config::default()).unwrap();
     fill(&store);
@@ -185,7 +193,8 @@ async fn serve(token: Option<&str>, limits: Limits) -> Fixture {
     let health = Arc::new(Health::default());
     let (draining, is_draining) = watch::channel(false);
     let (stop, stopped) = watch::channel(false);
-    let mut server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let addr = "127.0.0.1:0".parse().unwrap();
+    let mut server = Server::bind(addr, certificates).await.unwrap();
     server.limits = limits;
     let addr = server.local_addr();
     let state = State {
@@ -201,6 +210,14 @@ async fn serve(token: Option<&str>, limits: Limits) -> Fixture {
         copy: None,
         signer: Signer::new([1; 32]),
         draining: is_draining,
+        judgement: Judgement::new(
+            &vigie_actors::stats::Config::default(),
+            &vigie_actors::score::Config::default(),
+            vigie_actors::group::Groups::default(),
+        ),
+        mails: None,
+        live: true,
+        secure: false,
     };
     let running = tokio::spawn(server.run(state, stopped));
     Fixture {
@@ -387,12 +404,12 @@ async fn shapes_are_exact() {
             r#"{"sensors":[{"id":"C001","last_seen":1790000011005,"expected_interval_s":10.0,"#,
             r#""readings":22,"missing":3,"temperature":21.4,"humidity":0.30000000000000004,"dew_point":-48.44,"#,
             r#""score":0.2,"anomaly":false,"incident":{"id":"C001-1790000000001","#,
-            r#""severity":"critical","rule":"rate","opened":1790000000001}},"#,
+            r#""severity":"critical","rule":"rate","opened":1790000000001},"group":null,"learning":true,"silent_after_s":40.0},"#,
             r#"{"id":"C002","last_seen":1790000001304,"expected_interval_s":10.0,"#,
             r#""readings":1299,"missing":0,"temperature":21.4,"humidity":0.30000000000000004,"dew_point":-48.44,"#,
-            r#""score":0.2,"anomaly":false,"incident":null},"#,
+            r#""score":0.2,"anomaly":false,"incident":null,"group":null,"learning":false,"silent_after_s":40.0},"#,
             r#"{"id":"C:3","last_seen":null,"expected_interval_s":null,"readings":0,"missing":0,"#,
-            r#""score":null,"anomaly":false,"incident":null}],"next":null}"#,
+            r#""score":null,"anomaly":false,"incident":null,"group":null,"learning":true,"silent_after_s":null}],"next":null}"#,
         )
     );
     assert_eq!(
@@ -756,8 +773,8 @@ async fn stops_when_told() {
 
 #[tokio::test]
 async fn a_taken_address_is_explained() {
-    let first = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let error = format!("{:#}", Server::bind(first.local_addr()).await.unwrap_err());
+    let first = Server::bind("127.0.0.1:0".parse().unwrap(), None).await.unwrap();
+    let error = format!("{:#}", Server::bind(first.local_addr(), None).await.unwrap_err());
     for part in [
         &first.local_addr().to_string(),
         "--http",
