@@ -38,6 +38,7 @@ mod mongo_server;
 mod mosquitto;
 mod mqtt;
 mod outages;
+mod page;
 mod poison;
 mod prometheus;
 mod secrets;

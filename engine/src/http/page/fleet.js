@@ -7,7 +7,8 @@ import { ago, el, fixed, path, picture, places, plural, put, sign, whole } from 
 export const STATES = ["anomaly", "silent", "learning", "ok"];
 export const WORDS = { anomaly: "anomaly", silent: "silent", learning: "learning", ok: "as usual" };
 
-const CARD = { width: 268, height: 132, gap: 12, head: 40 };
+/** In rem, as in the style. */
+const CARD = { width: 16.8, height: 8.5, gap: 0.75, head: 2.5, widest: 27 };
 /** Points of a trend. */
 const POINTS = 72;
 /** Trends in one question; the engine allows 100. */
@@ -25,11 +26,17 @@ export class Fleet {
   /** Ids that an open incident is about: id → incident. */
   concerned = new Map();
 
+  #isKnown;
+  /** Fulfilled when the sensors are known. */
+  known = new Promise((resolve) => { this.#isKnown = resolve; });
+
   #grid = document.getElementById("grid");
   #none = document.getElementById("none");
   #rows = [];
   #height = 0;
   #columns = 1;
+  #size = CARD;
+  #shown = 0;
   #cards = new Map();
   #spare = [];
   #heads = new Map();
@@ -64,6 +71,7 @@ export class Fleet {
     const [{ quantities }, sensors] = await Promise.all([get("quantities"), list("sensors", "sensors")]);
     this.quantities = quantities;
     this.take(sensors);
+    this.#isKnown();
   }
 
   /** News of some sensors, in the shape of the list. */
@@ -224,9 +232,12 @@ export class Fleet {
   }
 
   #lay() {
-    const width = this.#grid.clientWidth;
-    this.#columns = Math.max(1, Math.floor((width + CARD.gap) / (CARD.width + CARD.gap)));
     const chosen = this.#chosen();
+    const rem = Number.parseFloat(getComputedStyle(document.documentElement).fontSize);
+    this.#size = Object.fromEntries(Object.entries(CARD).map(([name, size]) => [name, size * rem]));
+    const fit = (width) => Math.max(1, Math.floor((this.#grid.clientWidth + this.#size.gap) / (width + this.#size.gap)));
+    // Few sensors share the room.
+    this.#columns = Math.max(Math.min(fit(this.#size.width), chosen.length), fit(this.#size.widest));
     const by = this.#filter.by;
     const parts = new Map();
     if (by) {
@@ -248,14 +259,14 @@ export class Fleet {
       const members = parts.get(name);
       if (name !== null) {
         const text = by === "state" ? WORDS[name] : name || "in no group";
-        this.#rows.push({ top, height: CARD.head, name: text, count: members.length });
-        top += CARD.head;
+        this.#rows.push({ top, height: this.#size.head, name: text, count: members.length });
+        top += this.#size.head;
       }
       for (let at = 0; at < members.length; at += this.#columns) {
         const ids = members.slice(at, at + this.#columns).map((sensor) => sensor.id);
-        this.#rows.push({ top, height: CARD.height + CARD.gap, ids, number });
+        this.#rows.push({ top, height: this.#size.height + this.#size.gap, ids, number });
         number += ids.length;
-        top += CARD.height + CARD.gap;
+        top += this.#size.height + this.#size.gap;
       }
     }
     this.#height = top;
@@ -285,17 +296,17 @@ export class Fleet {
       this.#moved();
     }
     const box = this.#grid.getBoundingClientRect();
-    const spare = SPARE * (CARD.height + CARD.gap);
+    const spare = SPARE * (this.#size.height + this.#size.gap);
     const from = this.#first(-box.top - spare);
     const to = -box.top + innerHeight + spare;
-    const width = (this.#grid.clientWidth - CARD.gap * (this.#columns - 1)) / this.#columns;
+    const width = (this.#grid.clientWidth - this.#size.gap * (this.#columns - 1)) / this.#columns;
     const cards = new Map();
     const heads = new Set();
     for (let at = from; at < this.#rows.length && this.#rows[at].top <= to; at += 1) {
       const row = this.#rows[at];
       if (row.ids) {
         row.ids.forEach((id, column) => cards.set(id, {
-          x: column * (width + CARD.gap), y: row.top, number: row.number + column,
+          x: column * (width + this.#size.gap), y: row.top, number: row.number + column,
         }));
       } else {
         heads.add(row);
@@ -336,7 +347,6 @@ export class Fleet {
     this.#ask();
   }
 
-  #shown = 0;
 
   #titles(rows) {
     for (const [key, head] of this.#heads) {
@@ -348,7 +358,8 @@ export class Fleet {
     for (const row of rows) {
       const key = `${row.name} ${row.top} ${row.count}`;
       if (this.#heads.has(key)) continue;
-      const head = el("h3", { className: "part", role: "presentation" }, row.name, el("span", {}, whole(row.count)));
+      const title = el("h3", {}, row.name, " ", el("span", {}, whole(row.count)));
+      const head = el("div", { className: "part", role: "listitem" }, title);
       head.style.transform = `translateY(${row.top}px)`;
       this.#heads.set(key, head);
       this.#grid.append(head);
@@ -366,12 +377,13 @@ export class Fleet {
     const incident = this.concerned.get(sensor.id);
     const state = sensor.state;
     const care = incident?.acknowledged ? "care" : "";
-    if (shown.state !== state || shown.care !== care) {
-      Object.assign(shown, { state, care });
+    const word = wording(sensor, now);
+    if (shown.state !== state || shown.care !== care || shown.word !== word) {
+      Object.assign(shown, { state, care, word });
       card.link.dataset.state = state;
       card.link.dataset.care = care;
       card.use.setAttribute("href", `#i-${state}`);
-      put(card.word, care ? `${WORDS[state]}, looked after` : WORDS[state]);
+      put(card.word, care ? `${word}, looked after` : word);
     }
     put(card.seen, sensor.last_seen ? ago(now - sensor.last_seen) : "never");
     const rest = sensor.names.length - card.parts.length;
@@ -421,6 +433,13 @@ export class Fleet {
     this.#draw();
     this.#cards.get(id)?.link.focus({ preventScroll: true });
   }
+}
+
+/** The state in words: an incident lasts for a while after its sensor has come back. */
+export function wording(sensor, now) {
+  const back = sensor.state === "silent" && sensor.silent_after_s
+    && now - sensor.last_seen <= sensor.silent_after_s * 1000;
+  return back ? "was silent, is back" : WORDS[sensor.state];
 }
 
 function make() {

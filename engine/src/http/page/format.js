@@ -68,7 +68,7 @@ export function whole(value) {
 
 /** 12,345 or 1.2 M, where there is little room. */
 export function short(value) {
-  if (value < 100_000) return whole(value);
+  if (value < 10_000) return whole(value);
   return new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 1 }).format(value);
 }
 
@@ -94,6 +94,7 @@ export function ago(ms) {
 
 const time = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 const timeExact = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const day = new Intl.DateTimeFormat(undefined, { weekday: "short", day: "numeric" });
 const dayTime = new Intl.DateTimeFormat(undefined, { weekday: "short", day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
 
 /** Local time; with the day if that is not today. */
@@ -101,6 +102,18 @@ export function when(ms, exact = false) {
   const date = new Date(ms);
   const today = date.toDateString() === new Date().toDateString();
   return (today ? (exact ? timeExact : time) : dayTime).format(date);
+}
+
+/** Labels of an axis of time, in seconds: the day where it begins. */
+export function ticks(seconds, step) {
+  return seconds.map((at, index) => {
+    const date = new Date(at * 1000);
+    const before = index ? new Date(seconds[index - 1] * 1000) : null;
+    const newDay = before && before.toDateString() !== date.toDateString();
+    if (step >= 86_400) return day.format(date);
+    const text = (step < 60 ? timeExact : time).format(date);
+    return newDay ? `${text}\n${day.format(date)}` : text;
+  });
 }
 
 export function clock(ms) {

@@ -52,7 +52,9 @@ export class Incidents {
       }
       if (fresh.length > 3) this.#told(`${fresh.length} new incidents`, true);
       for (const id of this.#known) {
-        if (!ids.has(id)) this.#told(`Over: incident ${id}`, false);
+        if (ids.has(id)) continue;
+        this.#told(`Over: incident ${id}`, false);
+        document.dispatchEvent(new Event("incident-over"));
       }
     }
     this.#known = ids;

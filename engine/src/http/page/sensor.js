@@ -1,8 +1,8 @@
 // One sensor: each quantity's course, what the engine expects, what was out of line and why.
 
 import { get } from "./api.js";
-import { ago, closable, el, fixed, open, places, plural, put, span, stamp, when, whole } from "./format.js";
-import { WORDS } from "./fleet.js";
+import { ago, closable, el, fixed, open, places, plural, put, span, stamp, ticks, when, whole } from "./format.js";
+import { wording } from "./fleet.js";
 
 const SPANS = [[900_000, "15 min"], [3_600_000, "1 h"], [21_600_000, "6 h"], [86_400_000, "24 h"], [604_800_000, "7 d"]];
 /** So much of the span lies ahead: the engine knows what it expects. */
@@ -92,6 +92,8 @@ export class SensorView {
     if (!id) return;
     clearTimeout(this.#timer);
     const asked = ++this.#asked;
+    await this.#fleet.known;
+    if (asked !== this.#asked) return;
     const now = this.#fleet.now();
     const to = Math.round(now + this.#span * AHEAD);
     try {
@@ -147,7 +149,7 @@ export class SensorView {
     if (!sensor) return;
     const now = this.#fleet.now();
     const seen = sensor.last_seen ? `heard ${ago(now - sensor.last_seen)}` : "never heard";
-    put(document.getElementById("sensor-state"), `${WORDS[state]} · ${seen}${sensor.group ? ` · ${sensor.group}` : ""}`);
+    put(document.getElementById("sensor-state"), `${wording(sensor, now)} · ${seen}${sensor.group ? ` · ${sensor.group}` : ""}`);
     const incident = this.#fleet.concerned.get(sensor.id);
     const box = document.getElementById("sensor-incident");
     box.hidden = !incident;
@@ -206,7 +208,7 @@ export class SensorView {
     if (!same || this.#plots.some((plot) => plot.dressed !== ink.all)) {
       this.#clear();
       data.quantities.forEach((quantity, at) => {
-        const spec = this.#fleet.quantities.find((one) => one.name === quantity.name) ?? { min: 0, max: 100, ...quantity };
+        const spec = this.#fleet.quantities.find((one) => one.name === quantity.name) ?? { name: quantity.name, unit: quantity.unit, min: 0, max: 100 };
         this.#plots.push(new Course(this.#charts, spec, () => this.#data.quantities[at], () => this.#data, ink, this.#fleet));
       });
     }
@@ -269,7 +271,7 @@ class Course {
       legend: { show: false },
       cursor: { y: false, points: { size: 8 }, drag: { x: false, y: false } },
       scales: { x: { time: true, range: () => [all().from / 1000, all().to / 1000] }, y: { range: () => this.#range() } },
-      axes: [{ ...axis, space: 70 }, { ...axis, size: 54, values: (_, ticks) => ticks.map((v) => fixed(v, ticks[1] - ticks[0] < 0.1 ? 2 : ticks[1] - ticks[0] < 1 ? 1 : 0)) }],
+      axes: [{ ...axis, size: 34, space: 90, values: (_, at, __, ___, step) => ticks(at, step) }, { ...axis, size: 54, values: (_, ticks) => ticks.map((v) => fixed(v, ticks[1] - ticks[0] < 0.1 ? 2 : ticks[1] - ticks[0] < 1 ? 1 : 0)) }],
       series: [
         {},
         { ...line },
@@ -291,7 +293,7 @@ class Course {
   }
 
   #height() {
-    return Math.max(150, Math.min(280, Math.round(innerHeight * 0.24)));
+    return Math.max(150, Math.min(320, Math.round(innerHeight * 0.24)));
   }
 
   size() {

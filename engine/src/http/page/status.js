@@ -50,6 +50,7 @@ export class Status {
         open(dialog);
       });
     }
+    document.addEventListener("incident-over", () => this.#count());
     this.#count();
     setInterval(() => this.#count(), 60_000);
   }
