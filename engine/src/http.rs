@@ -5,11 +5,11 @@
 //! warp says what a request holds; the connections are hyper's, for warp's own server has neither
 //! a limit on how many there are nor on how long one may take to send its headers.
 
+mod answers;
 mod api;
 mod assets;
 mod events;
 mod live;
-mod answers;
 pub(crate) use self::api::{Account, Failure, Query, Wish, incident, incidents, write_reading};
 pub(crate) use self::live::{Judgement, Mails};
 #[cfg(test)]
@@ -57,8 +57,8 @@ use warp::filters::BoxedFilter;
 use warp::filters::path::FullPath;
 use warp::http::header::{
     ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE as COOKIES,
-    ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, REFERRER_POLICY, RETRY_AFTER, SET_COOKIE,
-    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, REFERRER_POLICY, RETRY_AFTER,
+    SET_COOKIE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use warp::http::{Method, StatusCode};
 use warp::reply::{Reply as _, Response};
@@ -355,7 +355,12 @@ fn routes(shared: Arc<Shared>) -> BoxedFilter<(Response,)> {
                     let answer = match body {
                         Err(failure) => Err(failure),
                         Ok(body) => {
-                            let ask = Ask { method, headers, watching, body };
+                            let ask = Ask {
+                                method,
+                                headers,
+                                watching,
+                                body,
+                            };
                             shared.answer(path.as_str(), &query, ask).await
                         }
                     };
@@ -603,7 +608,10 @@ impl Shared {
             ));
         };
         let methods = route.methods();
-        if !methods.split(", ").any(|known| known == ask.method.as_str()) {
+        if !methods
+            .split(", ")
+            .any(|known| known == ask.method.as_str())
+        {
             let fix = format!("use {}", methods.replace(", ", " or "));
             let what = format!("{} does nothing here", ask.method);
             let failure = Failure::new(405, what, fix);

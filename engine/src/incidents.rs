@@ -155,7 +155,9 @@ fn escaped(id: &str) -> String {
 /// Whom this system trusts, and the certificate that the engine itself shows: it may have signed
 /// that itself.
 fn trust(cert_file: Option<&Path>) -> TlsConfig {
-    let known = [None, cert_file].into_iter().take(if cert_file.is_some() { 2 } else { 1 });
+    let known = [None, cert_file]
+        .into_iter()
+        .take(if cert_file.is_some() { 2 } else { 1 });
     let known = known.filter_map(|file| tls::root_certificates(file).ok());
     let known: Vec<Certificate<'_>> = known
         .flatten()

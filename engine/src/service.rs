@@ -205,11 +205,7 @@ impl Service {
             copy: forward.as_ref().map(|forward| forward.board.clone()),
             signer,
             draining: stopped.clone(),
-            judgement: Judgement::new(
-                &config.stats,
-                &config.score,
-                Groups::new(&config.groups),
-            ),
+            judgement: Judgement::new(&config.stats, &config.score, Groups::new(&config.groups)),
             mails: mode.mails.then(|| Mails {
                 channel: mail::NAME,
                 to: mails(config),
@@ -283,6 +279,10 @@ impl Service {
     /// Says what it listens on and what to open.
     pub(crate) fn announce(&self, what: &str) {
         let mut text = format!("Vigie {} – {what}\n", env!("CARGO_PKG_VERSION"));
+        text += &format!(
+            "  HTTP  {}://{}/   open this in a browser\n",
+            self.http_scheme, self.http_addr
+        );
         if let Some(addr) = self.mqtt_addr {
             let scheme = self.mqtt_scheme;
             text +=
@@ -291,10 +291,6 @@ impl Service {
         if let Some(link) = &self.link {
             text += &format!("  from  {}   as a subscriber\n", link.broker);
         }
-        text += &format!(
-            "  HTTP  {}://{}/   open this in a browser\n",
-            self.http_scheme, self.http_addr
-        );
         text += &format!("  data  {}", self.data_dir.display());
         if let Some(copy) = &self.copy {
             text += &format!("\n  copy  MongoDB {copy}");

@@ -456,6 +456,30 @@ mod tests {
     }
 
     #[test]
+    fn the_outlook_is_what_the_rule_goes_by() {
+        let mut season = grown(8);
+        let bin = 8 * BINS_PER_DAY + 40;
+        for bin in 8 * BINS_PER_DAY..=bin {
+            season.observe(wave(bin), bin * BIN_MS, FLOOR);
+        }
+        let span = (0, (bin + 1000) * BIN_MS);
+        let outlook = season.outlook(span, FLOOR).unwrap();
+        let rule = season.look(FLOOR).season.unwrap();
+        let now = outlook.expected.iter().find(|(at, _)| *at == bin * BIN_MS);
+        let (_, now) = now.unwrap();
+        assert!((now - f64::from(rule.expected)).abs() < 1e-4);
+        assert!((outlook.line - f64::from(rule.line)).abs() < 1e-4);
+        // A week back at most, and a day ahead at most, however long the span is.
+        let bins = outlook.expected.len();
+        assert!((7 * 144..=8 * 144 + 1).contains(&bins), "{bins}");
+        // Tomorrow is expected to be as the days before were.
+        let (at, ahead) = outlook.expected[bins - 1];
+        assert!((ahead - wave(at / BIN_MS)).abs() < 0.3, "{ahead}");
+        assert_eq!(Season::default().outlook(span, FLOOR), None);
+        assert_eq!(grown(1).outlook(span, FLOOR), None, "a day is too little");
+    }
+
+    #[test]
     fn pauses_leave_holes_and_a_week_of_them_begins_anew() {
         let mut season = grown(3);
         let later = 6 * BINS_PER_DAY + 5;

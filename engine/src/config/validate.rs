@@ -161,9 +161,7 @@ impl Http {
         };
         let keys = [("cert_file", Some(cert_file)), ("key_file", Some(key_file))];
         let loaded = ServerCertificates::load(files);
-        loaded
-            .map(Some)
-            .map_err(|unusable| unusable.invalid(&keys))
+        loaded.map(Some).map_err(|unusable| unusable.invalid(&keys))
     }
 
     /// Whether people come by HTTPS, here or at a proxy in front.

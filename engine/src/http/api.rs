@@ -591,7 +591,10 @@ struct Strange<'a> {
 }
 
 /// Name and unit of what a verdict speaks of.
-pub(super) fn subject<'a>(verdict: &Verdict, catalogue: &'a Catalogue) -> (Option<&'a str>, &'a str) {
+pub(super) fn subject<'a>(
+    verdict: &Verdict,
+    catalogue: &'a Catalogue,
+) -> (Option<&'a str>, &'a str) {
     let spec = verdict.quantity.and_then(|id| catalogue.get(id));
     let unit = match (verdict.rule, spec) {
         (Rule::Silence, _) => "s",

@@ -68,13 +68,20 @@ mod tests {
     /// Every file that the page names is there, and nothing of it comes from elsewhere.
     #[test]
     fn the_page_is_complete() {
-        for asset in ASSETS.iter().filter(|asset| asset.kind != "text/plain; charset=utf-8") {
+        for asset in ASSETS
+            .iter()
+            .filter(|asset| asset.kind != "text/plain; charset=utf-8")
+        {
             let text = std::str::from_utf8(asset.bytes).unwrap();
             let own = !asset.name.starts_with("vendor/");
             for scheme in ["http://", "https://"] {
                 let foreign = text.replace("http://www.w3.org/", "");
                 // What is vendored names its home in a comment.
-                assert!(!own || !foreign.contains(scheme), "{} names {scheme}", asset.name);
+                assert!(
+                    !own || !foreign.contains(scheme),
+                    "{} names {scheme}",
+                    asset.name
+                );
             }
             assert!(!own || !text.contains("innerHTML"), "{}", asset.name);
             for quoted in text.split('"').filter(|_| own) {
@@ -88,7 +95,10 @@ mod tests {
         }
         let page = std::str::from_utf8(find("index.html").unwrap().bytes).unwrap();
         for inline in ["<style", "style=", "onclick", "<script>"] {
-            assert!(!page.contains(inline), "{inline} is not allowed by the page's own policy");
+            assert!(
+                !page.contains(inline),
+                "{inline} is not allowed by the page's own policy"
+            );
         }
     }
 }

@@ -161,7 +161,10 @@ async fn serve(
 ) {
     let end = Instant::now() + patience.longest;
     for frame in first {
-        if !matches!(timeout(patience.stalled, sender.send(frame)).await, Ok(Ok(()))) {
+        if !matches!(
+            timeout(patience.stalled, sender.send(frame)).await,
+            Ok(Ok(()))
+        ) {
             return;
         }
     }
@@ -178,7 +181,10 @@ async fn serve(
             }
             Ok(Err(RecvError::Closed)) => return,
         };
-        if !matches!(timeout(patience.stalled, sender.send(frame)).await, Ok(Ok(()))) {
+        if !matches!(
+            timeout(patience.stalled, sender.send(frame)).await,
+            Ok(Ok(()))
+        ) {
             return;
         }
     }
@@ -217,13 +223,19 @@ mod tests {
         let mut stream = std::pin::pin!(hub.watch(frame("hello", "{}"), sender).unwrap());
         assert!(*is_watching.borrow());
         assert_eq!(text(stream.next().await).unwrap(), "retry: 2000\n\n");
-        assert_eq!(text(stream.next().await).unwrap(), "event: hello\ndata: {}\n\n");
+        assert_eq!(
+            text(stream.next().await).unwrap(),
+            "event: hello\ndata: {}\n\n"
+        );
         let incidents = text(stream.next().await).unwrap();
         assert_eq!(incidents, "event: incidents\ndata: [1]\n\n");
         // The same again is no news.
         hub.tell_whole("incidents", "[1]");
         hub.tell(frame("readings", "{}"));
-        assert_eq!(text(stream.next().await).unwrap(), "event: readings\ndata: {}\n\n");
+        assert_eq!(
+            text(stream.next().await).unwrap(),
+            "event: readings\ndata: {}\n\n"
+        );
         // Time is paused: it goes on to the next thing that waits for it.
         assert_eq!(text(stream.next().await).unwrap(), ": still here\n\n");
     }

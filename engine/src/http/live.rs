@@ -152,11 +152,7 @@ pub(super) fn news(news: &[(SensorId, Latest)], catalogue: &Catalogue) -> Result
 /// The span that a question asks for; its end is the present if it does not say.
 fn span(query: &Query, now_ms: i64) -> Result<(i64, i64), Failure> {
     let (from_ms, to_ms) = query.span();
-    let to_ms = if to_ms == i64::MAX {
-        now_ms + 1
-    } else {
-        to_ms
-    };
+    let to_ms = if to_ms == i64::MAX { now_ms + 1 } else { to_ms };
     let from_ms = if from_ms == 0 {
         to_ms.saturating_sub(SPAN_MS)
     } else {
@@ -177,7 +173,11 @@ fn span(query: &Query, now_ms: i64) -> Result<(i64, i64), Failure> {
 /// pictures. Sensors that are not known are left out.
 pub(super) fn trends(state: &State, query: &Query) -> Result<Vec<u8>, Failure> {
     let span = span(query, state.clock.now_ms())?;
-    let ids: Vec<&str> = query.sensors.split(',').filter(|id| !id.is_empty()).collect();
+    let ids: Vec<&str> = query
+        .sensors
+        .split(',')
+        .filter(|id| !id.is_empty())
+        .collect();
     if ids.is_empty() || ids.len() > ASKED {
         return Err(Failure::new(
             400,
@@ -282,7 +282,11 @@ impl Columns {
     }
 
     fn add(&mut self, quantity: QuantityId, value: f64) {
-        match self.quantities.get_mut(&quantity).and_then(|c| c.last_mut()) {
+        match self
+            .quantities
+            .get_mut(&quantity)
+            .and_then(|c| c.last_mut())
+        {
             Some(Some(part)) => part.add(value),
             _ => self.put(quantity, Part::of(value)),
         }
@@ -323,11 +327,7 @@ fn from_readings(
     }
 }
 
-fn from_hours(
-    store: &Embedded,
-    sensor: &SensorId,
-    span: (i64, i64),
-) -> Result<Columns, Failure> {
+fn from_hours(store: &Embedded, sensor: &SensorId, span: (i64, i64)) -> Result<Columns, Failure> {
     let mut columns = Columns::default();
     let mut after: Option<Vec<u8>> = None;
     loop {

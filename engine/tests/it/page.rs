@@ -2,15 +2,22 @@
 //! the browser. With `VIGIE_PICTURES=1` the pictures in `docs/images` are taken anew.
 
 use std::fs;
+use std::io::{Read, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, StreamOwned};
 use serde_json::{Value, json};
+use vigie_actors::tls::client_config;
 
 use super::certificates::{Authority, Valid};
 use super::foreign::is_there;
-use super::harness::{Engine, Process, PATIENCE, package_file, setting, simulate_args};
+use super::harness::{
+    Engine, PATIENCE, Process, engine as command, package_file, setting, simulate_args, wait_until,
+};
 
 /// Whether there are a browser and what drives it; in CI they have to be.
 fn can_look() -> bool {
@@ -63,7 +70,10 @@ fn the_page_shows_what_happens_and_people_answer() {
     let mut engine = Engine::run(dir.path());
     engine.wait_ready(PATIENCE);
     let url = format!("http://{}/", engine.http);
-    look("watch", json!({ "url": url, "mqtt": engine.mqtt().to_string() }));
+    look(
+        "watch",
+        json!({ "url": url, "mqtt": engine.mqtt().to_string() }),
+    );
     engine.process.stop();
 }
 
@@ -103,8 +113,107 @@ fn a_thousand_sensors_scroll_smoothly() {
     let args = simulate_args(&engine.door(), all);
     let mut fleet = Process::start(dir.path(), &args);
     engine.wait_stored(1000);
-    look("crowd", json!({ "url": format!("http://{}/", engine.http) }));
+    look(
+        "crowd",
+        json!({ "url": format!("http://{}/", engine.http) }),
+    );
     fleet.kill();
+    engine.process.stop();
+}
+
+/// A connection to a server whose certificate a CA in `ca` has signed.
+fn connect(addr: SocketAddr, ca: &Path) -> StreamOwned<ClientConnection, TcpStream> {
+    let config = client_config(Some(ca), None).unwrap();
+    let name = ServerName::IpAddress(addr.ip().into());
+    let connection = ClientConnection::new(config, name).unwrap();
+    let stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    StreamOwned::new(connection, stream)
+}
+
+/// Reads until `part` has come.
+fn read_until(stream: &mut impl Read, part: &str) -> String {
+    let mut text = String::new();
+    let mut bytes = [0; 4096];
+    while !text.contains(part) {
+        let count = stream.read(&mut bytes).unwrap();
+        assert!(count > 0, "the end came before {part:?}: {text}");
+        text.push_str(&String::from_utf8_lossy(&bytes[..count]));
+    }
+    text
+}
+
+#[test]
+fn https_follows_its_certificate_and_keeps_connections() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new(dir.path(), "ca");
+    let chain = |name| {
+        let identity = authority.server(name, &["127.0.0.1"], Valid::Now);
+        let own = fs::read_to_string(&identity.cert).unwrap();
+        let ca = fs::read_to_string(&authority.file).unwrap();
+        fs::write(&identity.cert, own + &ca).unwrap();
+        identity
+    };
+    let used = chain("used");
+    let config = format!(
+        "[http]\ncert_file = {:?}\nkey_file = {:?}\n",
+        used.cert, used.key
+    );
+    fs::write(dir.path().join("vigie.toml"), config).unwrap();
+    let more = ["--mqtt", "127.0.0.1:0", "--config", "vigie.toml"];
+    let mut engine = Engine::run_with(dir.path(), &more);
+
+    let mut watcher = connect(engine.http, &authority.file);
+    watcher
+        .write_all(b"GET /api/v1/events HTTP/1.1\r\nhost: vigie\r\n\r\n")
+        .unwrap();
+    read_until(&mut watcher, "event: health");
+    let shown = |stream: &StreamOwned<ClientConnection, TcpStream>| {
+        let certificates = stream.conn.peer_certificates().unwrap();
+        certificates[0].to_vec()
+    };
+    let before = shown(&watcher);
+
+    let renewed = chain("renewed");
+    fs::copy(&renewed.key, &used.key).unwrap();
+    fs::copy(&renewed.cert, &used.cert).unwrap();
+    wait_until("the renewed certificate", PATIENCE, || {
+        let mut client = connect(engine.http, &authority.file);
+        client
+            .write_all(b"GET /livez HTTP/1.1\r\nhost: vigie\r\n\r\n")
+            .unwrap();
+        read_until(&mut client, "ok\n");
+        if shown(&client) == before {
+            Err("the old one".to_owned())
+        } else {
+            Ok(())
+        }
+    });
+    // Who was there before is still told.
+    read_until(&mut watcher, "event: health");
+    drop(watcher);
+
+    // Nothing is said in the clear.
+    let mut plain = TcpStream::connect(engine.http).unwrap();
+    plain.set_read_timeout(Some(PATIENCE)).unwrap();
+    plain
+        .write_all(b"GET /livez HTTP/1.1\r\nhost: vigie\r\n\r\n")
+        .unwrap();
+    let mut answer = Vec::new();
+    let _reset = plain.read_to_end(&mut answer);
+    assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+
+    // Commands on this machine ask it as well.
+    let args = [
+        "incidents",
+        "list",
+        "--config",
+        "vigie.toml",
+        "--data-dir",
+        "data",
+    ];
+    let listed = command(dir.path(), &args).expect(0, &[]);
+    assert!(listed.stdout.contains("nothing is wrong"), "{listed:?}");
     engine.process.stop();
 }
 
@@ -116,13 +225,20 @@ fn pictures_for_the_documentation() {
     }
     let dir = tempfile::tempdir().unwrap();
     let args = ["demo", "--data-dir", "data", "--http", "127.0.0.1:0"];
-    let mut engine = Engine::start(dir.path(), &[&args[..], &["--mqtt", "127.0.0.1:0"]].concat());
+    let mut engine = Engine::start(
+        dir.path(),
+        &[&args[..], &["--mqtt", "127.0.0.1:0"]].concat(),
+    );
     let text = engine.text("/api/v1/incidents?open");
     assert!(text.contains("incidents"), "{text}");
-    super::harness::wait_until("an incident", Duration::from_mins(5), || {
+    wait_until("an incident", Duration::from_mins(5), || {
         let open = engine.json("/api/v1/incidents?open");
         let count = open["incidents"].as_array().map_or(0, Vec::len);
-        if count > 0 { Ok(()) } else { Err(open.to_string()) }
+        if count > 0 {
+            Ok(())
+        } else {
+            Err(open.to_string())
+        }
     });
     let images = package_file("../docs/images");
     look(

@@ -106,7 +106,7 @@ async function look(options = {}) {
     addEventListener("securitypolicyviolation", (event) => window.refused.push(`${event.violatedDirective} ${event.blockedURI}`));
     window.longTasks = [];
     new PerformanceObserver((list) => {
-      for (const entry of list.getEntries()) window.longTasks.push(entry.duration);
+      for (const { startTime, duration } of list.getEntries()) window.longTasks.push({ startTime, duration });
     }).observe({ type: "longtask", buffered: true });
   });
   const finish = async () => {
@@ -313,7 +313,7 @@ async function crowd() {
     await page.waitForFunction(() => document.getElementById("grid").dataset.shown === "1000");
     await page.waitForFunction(() => document.querySelector(".card .course")?.getAttribute("d"));
     const { worst, cards, last, height } = await page.evaluate(async () => {
-      window.longTasks.length = 0;
+      const begun = performance.now();
       const frame = () => new Promise((resolve) => requestAnimationFrame(resolve));
       let cards = 0;
       const height = document.documentElement.scrollHeight;
@@ -330,7 +330,8 @@ async function crowd() {
         await frame();
       }
       await new Promise((resolve) => setTimeout(resolve, 200));
-      return { worst: Math.max(0, ...window.longTasks), cards, last: ids.at(-1), height };
+      const tasks = window.longTasks.filter((task) => task.startTime >= begun);
+      return { worst: Math.max(0, ...tasks.map((task) => task.duration)), cards, last: ids.at(-1), height };
     });
     assert.ok(cards < 200, `${cards} cards at a time`);
     assert.equal(last, "C1000", "the end is reached");

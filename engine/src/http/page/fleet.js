@@ -13,6 +13,8 @@ const CARD = { width: 16.8, height: 8.5, gap: 0.75, head: 2.5, widest: 27 };
 const POINTS = 72;
 /** Trends in one question; the engine allows 100. */
 const BATCH = 60;
+/** So long after the last move the cards are put in order in the document, too. */
+const SETTLED_MS = 150;
 /** Rows above and below what can be seen. */
 const SPARE = 2;
 
@@ -37,6 +39,7 @@ export class Fleet {
   #columns = 1;
   #size = CARD;
   #shown = 0;
+  #settling = 0;
   #cards = new Map();
   #spare = [];
   #heads = new Map();
@@ -317,16 +320,16 @@ export class Fleet {
     for (const [id, card] of this.#cards) {
       if (cards.has(id) || (id === focused && this.sensors.has(id))) continue;
       this.#cards.delete(id);
-      card.root.remove();
-      if (this.#spare.length < 60) this.#spare.push(card);
+      this.#spare.push(card);
     }
     for (const [id, place] of cards) {
       let card = this.#cards.get(id);
       if (!card) {
+        // One that is not needed any more stays where it is in the document: moving it costs more.
         card = this.#spare.pop() ?? make();
         this.#cards.set(id, card);
         card.shown = {};
-        this.#grid.append(card.root);
+        if (!card.root.isConnected) this.#grid.append(card.root);
         this.#dirty.add(id);
       }
       if (card.x !== place.x || card.y !== place.y || card.width !== width) {
@@ -337,7 +340,10 @@ export class Fleet {
       card.root.setAttribute("aria-posinset", place.number + 1);
       card.root.setAttribute("aria-setsize", this.#shown);
     }
+    for (const { root } of this.#spare) root.remove();
     this.#titles(heads);
+    clearTimeout(this.#settling);
+    this.#settling = setTimeout(() => this.#order(), SETTLED_MS);
     const now = this.now();
     for (const id of this.#dirty) {
       const card = this.#cards.get(id);
@@ -348,15 +354,33 @@ export class Fleet {
   }
 
 
+  /** What reads or tabs through the grid finds the cards as they lie. */
+  #order() {
+    let next = this.#grid.firstChild;
+    for (const row of this.#rows) {
+      const roots = row.ids ? row.ids.map((id) => this.#cards.get(id)?.root) : [this.#heads.get(keyOf(row))];
+      for (const root of roots) {
+        if (!root) continue;
+        if (root === next) {
+          next = next.nextSibling;
+          continue;
+        }
+        const focus = root.contains(document.activeElement) ? document.activeElement : null;
+        this.#grid.insertBefore(root, next);
+        focus?.focus({ preventScroll: true });
+      }
+    }
+  }
+
   #titles(rows) {
     for (const [key, head] of this.#heads) {
-      if (![...rows].some((row) => `${row.name} ${row.top} ${row.count}` === key)) {
+      if (![...rows].some((row) => keyOf(row) === key)) {
         head.remove();
         this.#heads.delete(key);
       }
     }
     for (const row of rows) {
-      const key = `${row.name} ${row.top} ${row.count}`;
+      const key = keyOf(row);
       if (this.#heads.has(key)) continue;
       const title = el("h3", {}, row.name, " ", el("span", {}, whole(row.count)));
       const head = el("div", { className: "part", role: "listitem" }, title);
@@ -435,6 +459,8 @@ export class Fleet {
   }
 }
 
+const keyOf = (row) => `${row.name} ${row.top} ${row.count}`;
+
 /** The state in words: an incident lasts for a while after its sensor has come back. */
 export function wording(sensor, now) {
   const back = sensor.state === "silent" && sensor.silent_after_s
@@ -487,7 +513,9 @@ function course(sensor, column, q, now, span) {
     high = middle + least / 2;
   }
   const gap = Math.max(3 * step, (sensor.silent_after_s ?? 0) * 1000);
-  const x = (time) => (Math.max(0, 1 - (now - time) / span) * 97).toFixed(1);
+  // Of who is younger than the span, the picture is as long as its life.
+  const reach = Math.min(span, Math.max(now - t[0], span / 60));
+  const x = (time) => (Math.max(0, 1 - (now - time) / reach) * 97).toFixed(1);
   const y = (value) => (27 - ((value - low) / (high - low)) * 24).toFixed(1);
   let line = "";
   let last = -Infinity;

@@ -271,14 +271,14 @@ class Course {
       legend: { show: false },
       cursor: { y: false, points: { size: 8 }, drag: { x: false, y: false } },
       scales: { x: { time: true, range: () => [all().from / 1000, all().to / 1000] }, y: { range: () => this.#range() } },
-      axes: [{ ...axis, size: 34, space: 90, values: (_, at, __, ___, step) => ticks(at, step) }, { ...axis, size: 54, values: (_, ticks) => ticks.map((v) => fixed(v, ticks[1] - ticks[0] < 0.1 ? 2 : ticks[1] - ticks[0] < 1 ? 1 : 0)) }],
+      axes: [{ ...axis, size: (_, texts) => (texts?.some((text) => text.includes("\n")) ? 48 : 32), space: 90, values: (_, at, __, ___, step) => ticks(at, step) }, { ...axis, size: 54, values: (_, ticks) => ticks.map((v) => fixed(v, ticks[1] - ticks[0] < 0.1 ? 2 : ticks[1] - ticks[0] < 1 ? 1 : 0)) }],
       series: [
         {},
         { ...line },
         { stroke: "transparent", points: { show: false } },
         { stroke: "transparent", points: { show: false } },
       ],
-      bands: [{ series: [3, 2], fill: ink.accent + "33" }],
+      bands: [{ series: [3, 2], fill: ink.accent + "55" }],
       hooks: {
         drawAxes: [(u) => this.#expected(u)],
         draw: [(u) => this.#anomalies(u)],
@@ -435,7 +435,7 @@ class Course {
   #at(u, one) {
     let value = one.observed;
     // Some rules count something else than the value.
-    if (one.quantity === null || ["noise", "stuck", "season", "level"].includes(one.rule)) {
+    if (one.quantity === null || ["noise", "stuck", "season", "level", "forest"].includes(one.rule)) {
       const index = u.valToIdx(one.t / 1000);
       value = this.#mine().mean[index] ?? value;
     }
@@ -473,10 +473,7 @@ class Course {
     const { idx, left } = u.cursor;
     const t = this.#all().t;
     const hovering = idx != null && left >= 0 && t[idx] !== undefined;
-    let index = idx;
-    if (!hovering) {
-      index = t.length - 1;
-    }
+    const index = hovering ? idx : this.#mine().mean.findLastIndex((value) => value !== null);
     const mean = this.#mine().mean[index];
     if (mean == null) return put(this.#readout, "");
     const expected = this.#between(t[index]);
