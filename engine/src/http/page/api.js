@@ -99,6 +99,8 @@ export class Ear {
     this.#source?.close();
     this.#source = null;
     clearTimeout(this.#retry);
+    clearInterval(this.#polling);
+    this.#polling = 0;
   }
 
   #check() {

@@ -1,7 +1,7 @@
 // The sensors: what is known of each, and the cards. Only the cards that can be seen exist.
 
 import { get, list } from "./api.js";
-import { ago, el, fixed, path, picture, places, plural, put, sign, whole } from "./format.js";
+import { ago, el, fixed, path, picture, place, places, plural, put, sign, whole } from "./format.js";
 
 /** From the worst on. */
 export const STATES = ["anomaly", "silent", "learning", "ok"];
@@ -322,7 +322,7 @@ export class Fleet {
       this.#cards.delete(id);
       this.#spare.push(card);
     }
-    for (const [id, place] of cards) {
+    for (const [id, spot] of cards) {
       let card = this.#cards.get(id);
       if (!card) {
         // One that is not needed any more stays where it is in the document: moving it costs more.
@@ -332,12 +332,12 @@ export class Fleet {
         if (!card.root.isConnected) this.#grid.append(card.root);
         this.#dirty.add(id);
       }
-      if (card.x !== place.x || card.y !== place.y || card.width !== width) {
-        Object.assign(card, place, { width });
-        card.root.style.transform = `translate(${place.x}px, ${place.y}px)`;
+      if (card.x !== spot.x || card.y !== spot.y || card.width !== width) {
+        Object.assign(card, spot, { width });
+        card.root.style.transform = `translate(${spot.x}px, ${spot.y}px)`;
         card.root.style.width = `${width}px`;
       }
-      card.root.setAttribute("aria-posinset", place.number + 1);
+      card.root.setAttribute("aria-posinset", spot.number + 1);
       card.root.setAttribute("aria-setsize", this.#shown);
     }
     for (const { root } of this.#spare) root.remove();
@@ -394,7 +394,7 @@ export class Fleet {
     const { shown } = card;
     if (shown.id !== sensor.id) {
       shown.id = sensor.id;
-      card.link.href = `#${encodeURIComponent(sensor.id)}`;
+      card.link.href = place(sensor.id);
       card.link.dataset.id = sensor.id;
       put(card.name, sensor.id);
     }

@@ -129,6 +129,30 @@ export function plural(count, one, many) {
   return `${whole(count)} ${count === 1 ? one : many}`;
 }
 
+/** In front of a sensor's id in the address of the page. */
+export const PLACE = "#sensor=";
+
+export function place(id) {
+  return PLACE + encodeURIComponent(id);
+}
+
+/** What this browser keeps, if it keeps anything. */
+export function recall(key) {
+  try {
+    return localStorage.getItem(`vigie-${key}`);
+  } catch {
+    return null;
+  }
+}
+
+export function keep(key, value) {
+  try {
+    localStorage.setItem(`vigie-${key}`, value);
+  } catch {
+    // It works without.
+  }
+}
+
 /** Opens a dialog that Escape, its buttons marked so, and a click beside it close. */
 export function open(dialog) {
   if (!dialog.open) dialog.showModal();

@@ -1,7 +1,7 @@
 // What is wrong, and what people do about it.
 
-import { get, list, post } from "./api.js";
-import { closable, el, open, plural, put, sign, span, stamp, when } from "./format.js";
+import { list, post } from "./api.js";
+import { closable, el, keep, open, place, plural, put, recall, sign, span, stamp } from "./format.js";
 
 const RULES = {
   range: "impossible value", silence: "silence", stuck: "stuck value", rate: "jump", noise: "restless",
@@ -30,8 +30,8 @@ export class Incidents {
     this.#now = now;
     this.#told = told;
     this.#changed = changed;
-    this.#you.value = localStorage.getItem("vigie-you") ?? "";
-    this.#you.addEventListener("change", () => localStorage.setItem("vigie-you", this.#you.value.trim()));
+    this.#you.value = recall("you") ?? "";
+    this.#you.addEventListener("change", () => keep("you", this.#you.value.trim()));
     closable(this.#dialog, () => {
       const answer = this.#answer;
       this.#answer = null;
@@ -202,7 +202,7 @@ function names(one) {
   const nodes = [];
   for (const id of ids.slice(0, NAMED)) {
     if (nodes.length) nodes.push(", ");
-    nodes.push(el("a", { href: `#${encodeURIComponent(id)}` }, id));
+    nodes.push(el("a", { href: place(id) }, id));
   }
   if (ids.length > NAMED) nodes.push(` and ${plural(ids.length - NAMED, "more", "more")}`);
   if (one.group) nodes.push(el("span", { className: "group" }, one.group));

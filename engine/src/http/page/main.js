@@ -2,7 +2,7 @@
 
 import { Ear, get, leave, post } from "./api.js";
 import { Fleet, STATES, WORDS } from "./fleet.js";
-import { clock, el, open, plural, put, sign, span, when, whole } from "./format.js";
+import { clock, el, keep, open, plural, put, recall, sign, span, when, whole } from "./format.js";
 import { about, Incidents } from "./incidents.js";
 import { SensorView } from "./sensor.js";
 import { Status } from "./status.js";
@@ -12,7 +12,7 @@ const at = (id) => document.getElementById(id);
 // ---- Colours ----
 
 const themes = ["system", "light", "dark"];
-let theme = localStorage.getItem("vigie-theme") ?? "system";
+let theme = recall("theme") ?? "system";
 function dress() {
   if (theme === "system") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = theme;
@@ -22,7 +22,7 @@ function dress() {
 }
 at("theme").addEventListener("click", () => {
   theme = themes[(themes.indexOf(theme) + 1) % themes.length];
-  localStorage.setItem("vigie-theme", theme);
+  keep("theme", theme);
   dress();
 });
 dress();

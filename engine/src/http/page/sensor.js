@@ -1,7 +1,9 @@
 // One sensor: each quantity's course, what the engine expects, what was out of line and why.
 
 import { get } from "./api.js";
-import { ago, closable, el, fixed, open, places, plural, put, span, stamp, ticks, when, whole } from "./format.js";
+import {
+  PLACE, ago, closable, el, fixed, keep, open, places, plural, put, recall, span, stamp, ticks, when, whole,
+} from "./format.js";
 import { wording } from "./fleet.js";
 
 const SPANS = [[900_000, "15 min"], [3_600_000, "1 h"], [21_600_000, "6 h"], [86_400_000, "24 h"], [604_800_000, "7 d"]];
@@ -19,7 +21,7 @@ export class SensorView {
   #charts = document.getElementById("charts");
   #spans = new Map();
   #id = null;
-  #span = Number(localStorage.getItem("vigie-span")) || 21_600_000;
+  #span = Number(recall("span")) || 21_600_000;
   #data = null;
   #plots = [];
   #timer = 0;
@@ -35,7 +37,7 @@ export class SensorView {
       const button = el("button", { type: "button", className: "chip", ariaPressed: String(ms === this.#span) }, name);
       button.addEventListener("click", () => {
         this.#span = ms;
-        localStorage.setItem("vigie-span", ms);
+        keep("span", ms);
         for (const [other, chip] of this.#spans) chip.ariaPressed = String(other === ms);
         this.#load();
       });
@@ -52,8 +54,8 @@ export class SensorView {
 
   /** Shows what the address says. */
   follow() {
-    const id = decodeURIComponent(location.hash.slice(1));
-    if (!id || document.getElementById(id)) {
+    const id = named(location.hash);
+    if (!id) {
       if (this.#dialog.open) this.#dialog.close();
       return;
     }
@@ -76,7 +78,7 @@ export class SensorView {
     this.#id = null;
     this.#clear();
     clearTimeout(this.#timer);
-    if (location.hash) history.pushState(null, "", location.pathname + location.search);
+    if (named(location.hash)) history.pushState(null, "", location.pathname + location.search);
     if (this.#return?.isConnected && this.#return !== document.body) this.#return.focus({ preventScroll: true });
     else if (id) this.#fleet.reveal(id);
   }
@@ -222,6 +224,16 @@ export class SensorView {
 
   #size() {
     for (const plot of this.#plots) plot.size();
+  }
+}
+
+/** The sensor that an address names. */
+function named(hash) {
+  if (!hash.startsWith(PLACE)) return null;
+  try {
+    return decodeURIComponent(hash.slice(PLACE.length));
+  } catch {
+    return null;
   }
 }
 
