@@ -381,7 +381,7 @@ fn bad_values_are_told_with_key_value_and_fix() {
         ),
         (
             "[http]\ncert_file = \"page.pem\"",
-            "1: http.key_file = (nothing): HTTPS needs a certificate and its key; \
+            "http.key_file = (nothing): HTTPS needs a certificate and its key; \
              set both http.cert_file and http.key_file",
         ),
         (

@@ -123,6 +123,8 @@ fn a_thousand_sensors_scroll_smoothly() {
 
 /// A connection to a server whose certificate a CA in `ca` has signed.
 fn connect(addr: SocketAddr, ca: &Path) -> StreamOwned<ClientConnection, TcpStream> {
+    // Another test may have been first.
+    let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let config = client_config(Some(ca), None).unwrap();
     let name = ServerName::IpAddress(addr.ip().into());
     let connection = ClientConnection::new(config, name).unwrap();

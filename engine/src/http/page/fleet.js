@@ -3,6 +3,8 @@
 import { get, list } from "./api.js";
 import { ago, el, fixed, path, picture, place, places, plural, put, sign, whole } from "./format.js";
 
+/** What only the list of sensors has. */
+const SLOW = ["group", "learning", "silent_after_s", "expected_interval_s", "readings", "missing"];
 /** From the worst on. */
 export const STATES = ["anomaly", "silent", "learning", "ok"];
 export const WORDS = { anomaly: "anomaly", silent: "silent", learning: "learning", ok: "as usual" };
@@ -92,12 +94,15 @@ export class Fleet {
         this.#judge(sensor);
         this.#arrange = true;
       } else {
-        if (one.last_seen < known.last_seen) continue;
-        const group = known.group;
-        Object.assign(known, one);
-        if (known.group !== group) known.find = `${known.id} ${known.group ?? ""}`.toLowerCase();
-        this.#name(known);
-        this.#extend(known);
+        if (one.last_seen >= known.last_seen) {
+          Object.assign(known, one);
+          this.#name(known);
+          this.#extend(known);
+        } else {
+          // The list may be older than what was told since, but knows more.
+          for (const name of SLOW) if (one[name] !== undefined) known[name] = one[name];
+        }
+        known.find = `${known.id} ${known.group ?? ""}`.toLowerCase();
         this.#judge(known);
       }
       this.#dirty.add(one.id);
