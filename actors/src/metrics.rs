@@ -678,6 +678,9 @@ pub struct Latest {
     pub values: Vec<(QuantityId, f64, f32)>,
 }
 
+/// Receive times that somebody knows of already, see [`Board::news`].
+pub type Seen = HashMap<SensorId, i64, Xxh3DefaultBuilder>;
+
 /// The latest reading of each sensor, rendered as gauges when somebody scrapes.
 #[derive(Clone)]
 pub struct Board {
@@ -777,7 +780,7 @@ impl Board {
 
     /// Up to `limit` sensors whose newest reading is not the one in `seen`, which is brought up to
     /// date.
-    pub fn news(&self, seen: &mut HashMap<SensorId, i64>, limit: usize) -> Vec<(SensorId, Latest)> {
+    pub fn news(&self, seen: &mut Seen, limit: usize) -> Vec<(SensorId, Latest)> {
         let inner = lock(&self.inner);
         let new = inner.latest.iter().filter(|(sensor, latest)| {
             let known = seen.get(*sensor);

@@ -15,7 +15,6 @@ pub(crate) use self::live::{Judgement, Mails};
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -47,7 +46,7 @@ use vigie_actors::alert::link::{Answer, Signer};
 use vigie_actors::clock::Clock;
 use vigie_actors::forward;
 use vigie_actors::ingest::broker::{Link, LinkState};
-use vigie_actors::metrics::Metrics;
+use vigie_actors::metrics::{Metrics, Seen};
 use vigie_actors::quantity::Catalogue;
 use vigie_actors::store::embedded::Embedded;
 use vigie_actors::supervise::Health;
@@ -608,17 +607,8 @@ impl Shared {
             ));
         };
         let methods = route.methods();
-        if !methods
-            .split(", ")
-            .any(|known| known == ask.method.as_str())
-        {
-            let fix = format!("use {}", methods.replace(", ", " or "));
-            let what = format!("{} does nothing here", ask.method);
-            let failure = Failure::new(405, what, fix);
-            let mut response = refusal(&failure);
-            let allow = HeaderValue::from_static(methods);
-            response.headers_mut().insert(ALLOW, allow);
-            return Ok(response);
+        if !methods.split(", ").any(|one| one == ask.method.as_str()) {
+            return Ok(not_allowed(&ask.method, methods));
         }
         let query = Query::parse(query, route.parameters())?;
         match route {
@@ -1020,7 +1010,7 @@ async fn watch_over(shared: Arc<Shared>) {
     let hub = Arc::clone(&shared.hub);
     loop {
         hub.watched().await;
-        let mut seen = HashMap::new();
+        let mut seen = Seen::default();
         let mut looks = tokio::time::interval(events::EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for look in 0_u64.. {
@@ -1125,6 +1115,16 @@ fn response(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Response {
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+/// Says which methods would do.
+fn not_allowed(method: &Method, methods: &'static str) -> Response {
+    let fix = format!("use {}", methods.replace(", ", " or "));
+    let failure = Failure::new(405, format!("{method} does nothing here"), fix);
+    let mut response = refusal(&failure);
+    let allow = HeaderValue::from_static(methods);
+    response.headers_mut().insert(ALLOW, allow);
     response
 }
 

@@ -177,9 +177,7 @@ impl Season {
             return None;
         }
         // The table reaches back a week, and ahead as long as it has the days before.
-        let first = from_ms
-            .div_euclid(BIN_MS)
-            .max(self.bin - BINS_PER_DAY * DAYS as i64);
+        let first = from_ms.div_euclid(BIN_MS).max(self.bin - BINS_PER_DAY * 7);
         let last = to_ms.div_euclid(BIN_MS).min(self.bin + BINS_PER_DAY);
         let expected = (first..=last)
             .filter_map(|bin| Some((bin * BIN_MS, self.usual(bin)? + self.offset)))
