@@ -254,6 +254,13 @@ containers() {
     fi
 }
 
+# What drives a browser for the tests of the live page.
+page_driver() {
+    command -v npm >/dev/null || needs "Node.js 20 or newer, with npm"
+    npm ci --prefix engine/tests/page --no-audit --no-fund --silent || needs "the npm registry"
+    npm ls --prefix engine/tests/page
+}
+
 prometheus_rules() {
     promtool check config prometheus.yml
     promtool check rules dashboards/rules/vigie.yml
@@ -289,6 +296,7 @@ if ! $quick; then
     step "database of the tests: mongo-java-server" mongo_java
 fi
 if ! $quick; then
+    step "driver of the browser" page_driver
     step "dashboards" dashboards
     step "Prometheus rules" prometheus_rules
     step "containers" containers

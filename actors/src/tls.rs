@@ -44,7 +44,7 @@ impl Unusable {
     }
 
     /// As a problem of the config key that names the file.
-    pub(crate) fn invalid(self, keys: &[(&str, Option<&PathBuf>)]) -> Invalid {
+    pub fn invalid(self, keys: &[(&str, Option<&PathBuf>)]) -> Invalid {
         let key = keys.iter().find(|(_, file)| *file == Some(&self.path));
         // The system's own CA certificates are used for want of a file.
         let key = key.or(keys.first()).map_or("", |(key, _)| key);

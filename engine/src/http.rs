@@ -1,12 +1,17 @@
-//! The HTTP side: a page for people, `/metrics` for Prometheus, probes, and the JSON API over the
-//! store. It only reads: nothing here can change what the stream does.
+//! The HTTP side: a page for people, `/metrics` for Prometheus, probes, the JSON API over the store,
+//! and events for who watches. It only reads: nothing here can change what the stream does, but for
+//! the answers of people to incidents. With certificates it speaks TLS.
 //!
 //! warp says what a request holds; the connections are hyper's, for warp's own server has neither
 //! a limit on how many there are nor on how long one may take to send its headers.
 
+mod answers;
 mod api;
+mod assets;
+mod events;
+mod live;
 pub(crate) use self::api::{Account, Failure, Query, Wish, incident, incidents, write_reading};
-mod page;
+pub(crate) use self::live::{Judgement, Mails};
 #[cfg(test)]
 mod tests;
 
@@ -20,33 +25,45 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::{Stream, StreamExt as _};
+use hyper::Request;
 use hyper::body::Buf;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use prometheus::Registry;
+use rustls::ServerConfig;
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use vigie_actors::alert::link::{Answer, Signer};
-use vigie_actors::clock::{Clock, rfc3339};
+use vigie_actors::clock::Clock;
 use vigie_actors::forward;
 use vigie_actors::ingest::broker::{Link, LinkState};
-use vigie_actors::metrics::Metrics;
+use vigie_actors::metrics::{Metrics, Seen};
 use vigie_actors::quantity::Catalogue;
 use vigie_actors::store::embedded::Embedded;
 use vigie_actors::supervise::Health;
+use vigie_actors::tls::{self, ServerCertificates};
 use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::filters::path::FullPath;
 use warp::http::header::{
-    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap,
-    HeaderValue, REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE as COOKIES,
+    ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, REFERRER_POLICY, RETRY_AFTER,
+    SET_COOKIE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use warp::http::{Method, StatusCode};
-use warp::reply::Response;
+use warp::reply::{Reply as _, Response};
+
+use self::assets::Asset;
+use self::events::{Hub, Patience, Watching};
 
 /// What the answers are made from.
 #[derive(Debug, Clone)]
@@ -75,6 +92,14 @@ pub(crate) struct State {
     pub signer: Signer,
     /// True once the engine takes nothing more in.
     pub draining: watch::Receiver<bool>,
+    /// By what the engine judges.
+    pub judgement: Judgement,
+    /// What may be mailed, if mails are sent at all.
+    pub mails: Option<Mails>,
+    /// False: time is that of the readings.
+    pub live: bool,
+    /// People come by HTTPS only, here or at a proxy: cookies are not for anything else.
+    pub secure: bool,
 }
 
 /// Bounds on what clients can hold.
@@ -88,6 +113,8 @@ struct Limits {
     connection: Duration,
     /// For an answer under way when its connection has to end.
     last_answer: Duration,
+    /// Of those who watch events.
+    patience: Patience,
 }
 
 impl Default for Limits {
@@ -97,6 +124,7 @@ impl Default for Limits {
             headers: Duration::from_secs(5),
             connection: Duration::from_mins(1),
             last_answer: Duration::from_secs(5),
+            patience: Patience::default(),
         }
     }
 }
@@ -117,8 +145,20 @@ const LOOKED_EVERY: Duration = Duration::from_millis(50);
 /// Bytes of a request's body at most.
 const BODY_BYTES: usize = 4 << 10;
 
+/// Of the pages behind the links of mails: a style of their own, a form, no script.
 const CSP: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
                    form-action 'self'; frame-ancestors 'none'";
+/// Of the live page and all that it asks for: only what comes from here, and nothing written into
+/// the page itself.
+const STRICT: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+                      img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+/// Name of the cookie that a browser shows in place of the token.
+const COOKIE: &str = "vigie_session";
+/// A browser has to give the token again after this time.
+const SESSION: Duration = Duration::from_hours(30 * 24);
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
@@ -128,15 +168,19 @@ const HTML: &str = "text/html; charset=utf-8";
 pub(crate) struct Server {
     listener: TcpListener,
     addr: SocketAddr,
+    certificates: Option<Arc<ServerCertificates>>,
     limits: Limits,
 }
 
 impl Server {
-    /// Binds `addr`.
+    /// Binds `addr`. With certificates it speaks TLS, and nothing else.
     ///
     /// # Errors
     /// Names the address, and says what to do.
-    pub(crate) async fn bind(addr: SocketAddr) -> anyhow::Result<Self> {
+    pub(crate) async fn bind(
+        addr: SocketAddr,
+        certificates: Option<ServerCertificates>,
+    ) -> anyhow::Result<Self> {
         let advice = |error: std::io::Error| {
             let advice = match error.kind() {
                 ErrorKind::AddrInUse => {
@@ -160,8 +204,17 @@ impl Server {
         Ok(Self {
             listener,
             addr,
+            certificates: certificates.map(Arc::new),
             limits: Limits::default(),
         })
+    }
+
+    /// `https` or `http`.
+    pub(crate) fn scheme(&self) -> &'static str {
+        match self.certificates {
+            Some(_) => "https",
+            None => "http",
+        }
     }
 
     /// Where it listens: tells the port if it was bound to port 0.
@@ -172,7 +225,9 @@ impl Server {
     /// Serves until `stop` holds true, then lets answers under way finish.
     pub(crate) async fn run(self, state: State, mut stop: watch::Receiver<bool>) {
         let limits = self.limits;
-        let routes = routes(Arc::new(Shared::new(state)));
+        let shared = Arc::new(Shared::new(state, limits.patience));
+        let watch = tokio::spawn(watch_over(Arc::clone(&shared)));
+        let routes = routes(shared);
         let places = Arc::new(Semaphore::new(limits.connections));
         let mut connections = JoinSet::new();
         loop {
@@ -185,11 +240,20 @@ impl Server {
                 break;
             };
             let (routes, stop) = (routes.clone(), stop.clone());
+            let tls = self.certificates.as_ref().map(|files| files.config());
             connections.spawn(async move {
-                converse(stream, routes, limits, stop).await;
+                match tls {
+                    None => converse(stream, routes, limits, stop).await,
+                    Some(config) => {
+                        if let Some(stream) = shake_hands(stream, config, limits).await {
+                            converse(stream, routes, limits, stop).await;
+                        }
+                    }
+                }
                 drop(place);
             });
         }
+        watch.abort();
         drop(self.listener);
         while connections.join_next().await.is_some() {}
     }
@@ -220,14 +284,38 @@ async fn told(stop: &mut watch::Receiver<bool>) {
     }
 }
 
+/// The TLS handshake; `None`: the other side does not want it, or takes too long.
+async fn shake_hands(
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+    limits: Limits,
+) -> Option<TlsStream<TcpStream>> {
+    let handshake = TlsAcceptor::from(config).accept(stream);
+    match tokio::time::timeout(limits.headers, handshake).await {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(error)) => {
+            // Anybody can cause it, as often as they like: nothing that a log should fill with.
+            let why = tls::explain(&error).unwrap_or_else(|| error.to_string());
+            tracing::debug!(why, "no TLS handshake with an HTTP client");
+            None
+        }
+        Err(_elapsed) => None,
+    }
+}
+
 /// Serves one connection within its limits.
 async fn converse(
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     routes: BoxedFilter<(Response,)>,
     limits: Limits,
     mut stop: watch::Receiver<bool>,
 ) {
-    let service = TowerToHyperService::new(warp::service(routes));
+    let routes = TowerToHyperService::new(warp::service(routes));
+    let (watching, mut is_watching) = watch::channel(false);
+    let service = service_fn(move |mut request: Request<_>| {
+        request.extensions_mut().insert(watching.clone());
+        routes.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.headers)
@@ -236,12 +324,19 @@ async fn converse(
     let mut connection = pin!(connection);
     tokio::select! {
         _ended = connection.as_mut() => return,
-        () = tokio::time::sleep(limits.connection) => {}
+        () = overdue(&mut is_watching, limits) => {}
         () = told(&mut stop) => {}
     }
     connection.as_mut().graceful_shutdown();
     // Whoever has not taken the answer by then does not get it.
     let _ended = tokio::time::timeout(limits.last_answer, connection).await;
+}
+
+/// A connection has lasted long enough: one that watches, when its events end.
+async fn overdue(is_watching: &mut watch::Receiver<bool>, limits: Limits) {
+    tokio::time::sleep(limits.connection).await;
+    // The sender goes with the connection.
+    let _gone = is_watching.wait_for(|watching| !watching).await;
 }
 
 /// Hands what a request says to [`Shared::answer`].
@@ -250,16 +345,22 @@ fn routes(shared: Arc<Shared>) -> BoxedFilter<(Response,)> {
         .and(warp::path::full())
         .and(warp::query::<Vec<(String, String)>>())
         .and(warp::header::headers_cloned())
+        .and(warp::ext::get::<Watching>())
         .and(warp::body::stream().then(body))
         .then(
-            move |method, path: FullPath, query: Vec<(String, String)>, headers, body| {
+            move |method, path: FullPath, query: Vec<(String, String)>, headers, watching, body| {
                 let shared = Arc::clone(&shared);
                 async move {
                     let answer = match body {
                         Err(failure) => Err(failure),
                         Ok(body) => {
-                            let path = path.as_str();
-                            shared.answer(&method, path, &query, &headers, body).await
+                            let ask = Ask {
+                                method,
+                                headers,
+                                watching,
+                                body,
+                            };
+                            shared.answer(path.as_str(), &query, ask).await
                         }
                     };
                     dressed(answer.unwrap_or_else(|failure| refusal(&failure)))
@@ -267,6 +368,45 @@ fn routes(shared: Arc<Shared>) -> BoxedFilter<(Response,)> {
             },
         )
         .boxed()
+}
+
+/// What a request holds beside path and query.
+struct Ask {
+    method: Method,
+    headers: HeaderMap,
+    watching: Watching,
+    body: Vec<u8>,
+}
+
+impl Ask {
+    /// The value of a header, if it is text.
+    fn header(&self, name: &HeaderName) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// Fails unless this can only come from a program or from our own page. A page elsewhere cannot
+    /// send JSON without asking first (CORS), and is refused then; and a browser says who asks.
+    fn is_ours(&self) -> Result<(), Failure> {
+        let kind = self.header(&CONTENT_TYPE);
+        if !kind.is_some_and(|kind| kind.starts_with(JSON)) {
+            let fix = "send the header 'Content-Type: application/json'";
+            return Err(Failure::new(415, "this is not marked as JSON", fix));
+        }
+        let from = self.header(&SEC_FETCH_SITE);
+        if from.is_some_and(|from| !["same-origin", "none"].contains(&from)) {
+            let fix = "use the engine's own page";
+            return Err(Failure::new(403, "another page asks for this", fix));
+        }
+        Ok(())
+    }
+
+    /// What the browser shows in place of the token.
+    fn session(&self) -> Option<&str> {
+        let all = self.headers.get_all(COOKIES);
+        let all = all.iter().filter_map(|value| value.to_str().ok());
+        let mut cookies = all.flat_map(|value| value.split(';'));
+        cookies.find_map(|cookie| cookie.trim().strip_prefix(COOKIE)?.strip_prefix('='))
+    }
 }
 
 /// The body of a request, if it is small.
@@ -295,9 +435,17 @@ async fn body(
 }
 
 /// What there is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 enum Route {
-    Page,
+    /// A file of the live page.
+    Asset(&'static Asset),
+    /// Whether this browser is known, and how it gets known.
+    Session,
+    Events,
+    Health,
+    Quantities,
+    Trends,
+    Chart(String),
     Metrics,
     Live,
     Ready,
@@ -320,7 +468,14 @@ impl Route {
     fn of(path: &str) -> Option<Self> {
         let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
         Some(match segments.as_slice() {
-            [""] => Self::Page,
+            [""] => Self::Asset(assets::find("index.html")?),
+            ["page", name @ ..] => Self::Asset(assets::find(&name.join("/"))?),
+            ["api", "v1", "session"] => Self::Session,
+            ["api", "v1", "events"] => Self::Events,
+            ["api", "v1", "health"] => Self::Health,
+            ["api", "v1", "quantities"] => Self::Quantities,
+            ["api", "v1", "trends"] => Self::Trends,
+            ["api", "v1", "sensors", id, "chart"] => Self::Chart(unescape(id)),
             ["metrics"] => Self::Metrics,
             ["livez" | "healthz"] => Self::Live,
             ["readyz"] => Self::Ready,
@@ -344,13 +499,19 @@ impl Route {
     /// Parameters that it understands.
     const fn parameters(&self) -> &'static [&'static str] {
         match self {
-            Self::Page
+            Self::Asset(_)
+            | Self::Session
+            | Self::Events
+            | Self::Health
+            | Self::Quantities
             | Self::Metrics
             | Self::Live
             | Self::Incident(_)
             | Self::Answer(..)
             | Self::Ledger
             | Self::Mongodb => &[],
+            Self::Trends => &["sensors", "from", "to", "points"],
+            Self::Chart(_) => &["from", "to", "points"],
             Self::Link(..) => &["until", "signature"],
             Self::Ready => &["verbose"],
             Self::Sensors | Self::Accounts => &["limit", "cursor"],
@@ -361,10 +522,19 @@ impl Route {
         }
     }
 
+    /// Whether strangers may ask: the links prove themselves, and the files hold no data.
+    const fn is_open(&self) -> bool {
+        matches!(
+            self,
+            Self::Asset(_) | Self::Session | Self::Live | Self::Ready | Self::Link(..)
+        )
+    }
+
     /// Methods that it understands.
     const fn methods(&self) -> &'static str {
         match self {
             Self::Answer(..) => "POST",
+            Self::Session => "GET, HEAD, POST, DELETE",
             Self::Link(..) => "GET, HEAD, POST",
             _ => "GET, HEAD",
         }
@@ -398,11 +568,16 @@ struct Shared {
     readers: Arc<Semaphore>,
     /// When the size of the store was measured.
     measured_ms: AtomicI64,
+    hub: Arc<Hub>,
+    /// When the engine started.
+    started_ms: i64,
 }
 
 impl Shared {
-    fn new(state: State) -> Self {
+    fn new(state: State, patience: Patience) -> Self {
         Self {
+            started_ms: state.clock.now_ms(),
+            hub: Arc::new(Hub::new(patience)),
             state,
             readers: Arc::new(Semaphore::new(READERS)),
             measured_ms: AtomicI64::new(i64::MIN),
@@ -411,15 +586,13 @@ impl Shared {
 
     async fn answer(
         self: &Arc<Self>,
-        method: &Method,
         path: &str,
         query: &[(String, String)],
-        headers: &HeaderMap,
-        body: Vec<u8>,
+        ask: Ask,
     ) -> Result<Response, Failure> {
         let route = Route::of(path);
-        let known = self.knows(headers);
-        if !known && !matches!(route, Some(Route::Live | Route::Ready | Route::Link(..))) {
+        let known = self.knows(&ask);
+        if !known && !route.as_ref().is_some_and(Route::is_open) {
             return Err(Failure::new(
                 401,
                 "this needs the engine's token",
@@ -434,32 +607,36 @@ impl Shared {
             ));
         };
         let methods = route.methods();
-        if !methods.split(", ").any(|known| known == method.as_str()) {
-            let fix = format!("use {}", methods.replace(", ", " or "));
-            let failure = Failure::new(405, format!("{method} does nothing here"), fix);
-            let mut response = refusal(&failure);
-            let allow = HeaderValue::from_static(methods);
-            response.headers_mut().insert(ALLOW, allow);
-            return Ok(response);
+        if !methods.split(", ").any(|one| one == ask.method.as_str()) {
+            return Ok(not_allowed(&ask.method, methods));
         }
         let query = Query::parse(query, route.parameters())?;
         match route {
-            Route::Page => {
-                self.read(HTML, |state| {
-                    let now = rfc3339(state.clock.now_ms());
-                    let ledger = state.store.ledger()?;
-                    Ok(page::render(env!("CARGO_PKG_VERSION"), &ledger, &now).into_bytes())
-                })
-                .await
+            Route::Asset(asset) => Ok(file(asset, &ask)),
+            Route::Session => self.session(&ask, known),
+            Route::Events => self.events(ask.watching),
+            Route::Health => {
+                let health = self.health().await?;
+                Ok(response(StatusCode::OK, JSON, health.into_bytes()))
+            }
+            Route::Quantities => {
+                self.read(JSON, |state| live::quantities(&state.catalogue))
+                    .await
+            }
+            Route::Trends => {
+                self.read(JSON, move |state| live::trends(state, &query))
+                    .await
+            }
+            Route::Chart(id) => {
+                self.read(JSON, move |state| live::chart(state, &id, &query))
+                    .await
             }
             Route::Metrics => self.metrics().await,
             Route::Live => Ok(response(StatusCode::OK, TEXT, b"ok\n".to_vec())),
             Route::Ready => Ok(self.ready(query.verbose, known).await),
             Route::Sensors => {
-                self.read(JSON, move |state| {
-                    api::sensors(&state.store, &state.catalogue, &query)
-                })
-                .await
+                self.read(JSON, move |state| api::sensors(state, &query))
+                    .await
             }
             Route::Readings(id) => {
                 self.read(JSON, move |state| {
@@ -491,8 +668,8 @@ impl Shared {
                 })
                 .await
             }
-            Route::Answer(id, answer) => self.answer_to(id, answer, headers, body).await,
-            Route::Link(id, answer) => self.link(method, id, answer, query).await,
+            Route::Answer(id, answer) => self.answer_to(id, answer, ask).await,
+            Route::Link(id, answer) => self.link(&ask.method, id, answer, query).await,
             Route::Ledger => self.read(JSON, |state| api::ledger(&state.store)).await,
             Route::Accounts => {
                 self.read(JSON, move |state| api::accounts(&state.store, &query))
@@ -512,17 +689,10 @@ impl Shared {
         self: &Arc<Self>,
         id: String,
         answer: Answer,
-        headers: &HeaderMap,
-        body: Vec<u8>,
+        ask: Ask,
     ) -> Result<Response, Failure> {
-        // A page elsewhere cannot send this kind without asking first (CORS), and is refused then.
-        let kind = headers
-            .get(CONTENT_TYPE)
-            .and_then(|kind| kind.to_str().ok());
-        if !kind.is_some_and(|kind| kind.starts_with(JSON)) {
-            let fix = "send the header 'Content-Type: application/json'";
-            return Err(Failure::new(415, "this is not marked as JSON", fix));
-        }
+        ask.is_ours()?;
+        let body = ask.body;
         let incident = id.clone();
         self.done(move |state| {
             let now_ms = state.clock.now_ms();
@@ -548,7 +718,7 @@ impl Shared {
         let (until_ms, signature) = (query.until_ms, &query.signature);
         let signer = &self.state.signer;
         if !signer.knows(&id, answer, until_ms, signature, now_ms) {
-            let html = page::refused();
+            let html = answers::refused();
             return Ok(response(StatusCode::FORBIDDEN, HTML, html.into_bytes()));
         }
         if *method == Method::POST {
@@ -562,7 +732,7 @@ impl Shared {
         let asks = *method != Method::POST;
         self.read(HTML, move |state| {
             let what = api::incident_sentence(&state.store, &state.catalogue, &id)?;
-            Ok(page::answer(answer, &what, asks).into_bytes())
+            Ok(answers::answer(answer, &what, asks).into_bytes())
         })
         .await
     }
@@ -584,17 +754,126 @@ impl Shared {
         Ok(())
     }
 
-    /// Does the request hold the token, if one is asked for? Takes as long whatever the first
-    /// wrong byte is.
-    fn knows(&self, headers: &HeaderMap) -> bool {
+    /// Does the request hold the token, or a session that was got for it, if one is asked for?
+    /// Takes as long whatever the first wrong byte is.
+    fn knows(&self, ask: &Ask) -> bool {
         let Some(token) = &self.state.token else {
             return true;
         };
-        let given = headers
+        let token = token.expose_secret();
+        let given = ask
+            .headers
             .get(AUTHORIZATION)
             .and_then(|value| value.as_bytes().split_at_checked(b"Bearer ".len()))
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"Bearer "));
-        given.is_some_and(|(_, given)| given.ct_eq(token.expose_secret().as_bytes()).into())
+        match given {
+            Some((_, given)) => given.ct_eq(token.as_bytes()).into(),
+            None => ask.session().is_some_and(|session| {
+                let now_ms = self.state.clock.now_ms();
+                self.state.signer.knows_session(session, token, now_ms)
+            }),
+        }
+    }
+
+    /// A browser gives the token once, and shows a cookie from then on that no script can read and
+    /// no other site can use: `EventSource` cannot send a header.
+    fn session(&self, ask: &Ask, known: bool) -> Result<Response, Failure> {
+        let asks = self.state.token.is_some();
+        let (known, cookie) = match (&ask.method, &self.state.token) {
+            (&Method::POST, Some(token)) => {
+                ask.is_ours()?;
+                let token = token.expose_secret();
+                if !is_token(&ask.body, token) {
+                    let fix = "give the token of http.token";
+                    return Err(Failure::new(403, "this is not the engine's token", fix));
+                }
+                let until_ms = self.state.clock.now_ms() + millis(SESSION);
+                let session = self.state.signer.session(token, until_ms);
+                (true, Some(self.cookie(ask, &session, SESSION)))
+            }
+            (&Method::DELETE, _) => (!asks, Some(self.cookie(ask, "", Duration::ZERO))),
+            _ => (known, None),
+        };
+        let body = serde_json::json!({ "token": asks, "known": known });
+        let mut response = response(StatusCode::OK, JSON, body.to_string().into_bytes());
+        if let Some(cookie) = cookie.and_then(|cookie| HeaderValue::from_str(&cookie).ok()) {
+            response.headers_mut().insert(SET_COOKIE, cookie);
+        }
+        Ok(response)
+    }
+
+    fn cookie(&self, ask: &Ask, value: &str, lasts: Duration) -> String {
+        // A proxy that says so may be believed: it can only make the cookie stricter.
+        let by_proxy = ask.header(&FORWARDED_PROTO) == Some("https");
+        let secure = if self.state.secure || by_proxy {
+            "; Secure"
+        } else {
+            ""
+        };
+        let seconds = lasts.as_secs();
+        format!("{COOKIE}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}")
+    }
+
+    /// What changes, from now on.
+    fn events(&self, watching: Watching) -> Result<Response, Failure> {
+        let hello = serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "started": self.started_ms,
+            "live": self.state.live,
+        });
+        let hello = events::frame("hello", &hello.to_string());
+        let Some(frames) = self.hub.watch(hello, watching) else {
+            let fix = "try again later, or close other pages; the rest of the API answers as usual";
+            let what = format!("{} pages watch already", events::WATCHERS);
+            return Err(Failure::new(503, what, fix));
+        };
+        let mut response = warp::reply::stream(frames).into_response();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        // nginx collects an answer otherwise.
+        headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+        Ok(response)
+    }
+
+    /// How the engine does, for the page.
+    async fn health(self: &Arc<Self>) -> Result<String, Failure> {
+        let parts = self.parts().await;
+        let shared = Arc::clone(self);
+        let made = tokio::task::spawn_blocking(move || {
+            shared.measure();
+            let state = &shared.state;
+            let ledger = state.store.ledger()?;
+            let broker = state.link.as_ref().map(|link| {
+                let (connected, trouble) = match link.state() {
+                    LinkState::Up => (true, None),
+                    LinkState::Down(why) => (false, why),
+                };
+                serde_json::json!({
+                    "target": link.broker, "connected": connected, "trouble": trouble,
+                })
+            });
+            let health = serde_json::json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "now": state.clock.now_ms(),
+                "started": shared.started_ms,
+                "live": state.live,
+                "token": state.token.is_some(),
+                "ready": parts.iter().all(|part| part.ready),
+                "parts": parts,
+                "sensors": state.metrics.sensors.get(),
+                "live_sensors": state.metrics.board.capacity(),
+                "store_bytes": state.metrics.store_bytes.get(),
+                "disk_full": state.metrics.disk_full.get() != 0,
+                "watchers": shared.hub.watchers(),
+                "ledger": api::Sums::of(ledger),
+                "mail": live::budget(state)?,
+                "broker": broker,
+                "mongodb": state.copy.as_ref().map(|copy| copy.look(&state.store)),
+            });
+            Ok(health.to_string())
+        });
+        made.await
+            .unwrap_or_else(|panic| Err(Failure::inside(panic.to_string())))
     }
 
     /// An answer from the store, off the threads that serve connections.
@@ -726,8 +1005,93 @@ impl Shared {
     }
 }
 
+/// Looks at what there is to tell, as long as somebody watches.
+async fn watch_over(shared: Arc<Shared>) {
+    let hub = Arc::clone(&shared.hub);
+    loop {
+        hub.watched().await;
+        let mut seen = Seen::default();
+        let mut looks = tokio::time::interval(events::EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for look in 0_u64.. {
+            looks.tick().await;
+            if hub.watchers() == 0 {
+                break;
+            }
+            let news = shared.state.metrics.board.news(&mut seen, events::SENSORS);
+            if !news.is_empty() {
+                match live::news(&news, &shared.state.catalogue) {
+                    Ok(news) => hub.tell(events::frame("readings", &news)),
+                    Err(failure) => tracing::error!(error = %failure.what, "cannot tell readings"),
+                }
+            }
+            // A second for what is wrong, two for how the engine does.
+            if look % 4 == 0 {
+                shared.tell("incidents", shared.open_incidents().await);
+            }
+            if look % 8 == 1 {
+                shared.tell("health", shared.health().await);
+            }
+        }
+    }
+}
+
+impl Shared {
+    async fn open_incidents(self: &Arc<Self>) -> Result<String, Failure> {
+        let shared = Arc::clone(self);
+        let made = tokio::task::spawn_blocking(move || {
+            live::open_incidents(&shared.state.store, &shared.state.catalogue)
+        });
+        made.await
+            .unwrap_or_else(|panic| Err(Failure::inside(panic.to_string())))
+    }
+
+    fn tell(&self, event: &'static str, made: Result<String, Failure>) {
+        match made {
+            Ok(data) => self.hub.tell_whole(event, &data),
+            Err(failure) => tracing::error!(error = %failure.what, "cannot tell {event}"),
+        }
+    }
+}
+
+fn millis(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Is this the token? Takes as long whatever the first wrong byte is.
+fn is_token(body: &[u8], token: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Body {
+        token: SecretString,
+    }
+    let given: Option<Body> = serde_json::from_slice(body).ok();
+    given.is_some_and(|given| {
+        let given = given.token.expose_secret().as_bytes();
+        given.ct_eq(token.as_bytes()).into()
+    })
+}
+
+/// A file of the page. It is asked for each time, and sent when it has changed.
+fn file(asset: &'static Asset, ask: &Ask) -> Response {
+    let has = ask
+        .header(&IF_NONE_MATCH)
+        .zip(asset.tag.to_str().ok())
+        .is_some_and(|(known, tag)| known.split(',').any(|one| one.trim().ends_with(tag)));
+    let (status, bytes) = if has {
+        (StatusCode::NOT_MODIFIED, &[] as &[u8])
+    } else {
+        (StatusCode::OK, asset.bytes)
+    };
+    let mut response = response(status, asset.kind, bytes.to_vec());
+    let headers = response.headers_mut();
+    headers.insert(ETAG, asset.tag.clone());
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(STRICT));
+    response
+}
+
 /// One line of the probe.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize)]
 struct Part {
     name: &'static str,
     ready: bool,
@@ -754,12 +1118,26 @@ fn response(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Response {
     response
 }
 
+/// Says which methods would do.
+fn not_allowed(method: &Method, methods: &'static str) -> Response {
+    let fix = format!("use {}", methods.replace(", ", " or "));
+    let failure = Failure::new(405, format!("{method} does nothing here"), fix);
+    let mut response = refusal(&failure);
+    let allow = HeaderValue::from_static(methods);
+    response.headers_mut().insert(ALLOW, allow);
+    response
+}
+
 fn refusal(failure: &Failure) -> Response {
     let status = StatusCode::from_u16(failure.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = response(status, JSON, failure.body());
     if status == StatusCode::UNAUTHORIZED {
         let scheme = HeaderValue::from_static("Bearer");
         response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+    }
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        let seconds = HeaderValue::from_static("10");
+        response.headers_mut().insert(RETRY_AFTER, seconds);
     }
     response
 }
@@ -772,9 +1150,8 @@ fn dressed(mut response: Response) -> Response {
         (REFERRER_POLICY, "no-referrer"),
         (CACHE_CONTROL, "no-store"),
     ] {
-        response
-            .headers_mut()
-            .insert(name, HeaderValue::from_static(value));
+        let known = response.headers_mut().entry(name);
+        known.or_insert(HeaderValue::from_static(value));
     }
     response
 }

@@ -8,9 +8,11 @@ use anyhow::{Context, anyhow, bail};
 use clap::{Args, Subcommand};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use vigie_actors::alert::link::Answer;
 use vigie_actors::clock::{Clock, SystemClock, rfc3339};
 use vigie_actors::config::Span;
+use vigie_actors::tls;
 
 use crate::config::Config;
 use crate::console::say;
@@ -64,9 +66,9 @@ pub(crate) struct Address(std::path::PathBuf);
 
 impl Address {
     /// Writes it down.
-    pub(crate) fn keep(data_dir: &Path, addr: std::net::SocketAddr) -> std::io::Result<Self> {
+    pub(crate) fn keep(data_dir: &Path, url: &str) -> std::io::Result<Self> {
         let path = data_dir.join(ADDRESS);
-        std::fs::write(&path, format!("http://{addr}\n"))?;
+        std::fs::write(&path, format!("{url}\n"))?;
         Ok(Self(path))
     }
 }
@@ -150,6 +152,21 @@ fn escaped(id: &str) -> String {
     id.replace(':', "%3A")
 }
 
+/// Whom this system trusts, and the certificate that the engine itself shows: it may have signed
+/// that itself.
+fn trust(cert_file: Option<&Path>) -> TlsConfig {
+    let known = [None, cert_file]
+        .into_iter()
+        .take(if cert_file.is_some() { 2 } else { 1 });
+    let known = known.filter_map(|file| tls::root_certificates(file).ok());
+    let known: Vec<Certificate<'_>> = known
+        .flatten()
+        .map(|der| Certificate::from_der(&der).to_owned())
+        .collect();
+    let roots = RootCerts::new_with_certs(&known);
+    TlsConfig::builder().root_certs(roots).build()
+}
+
 /// The API of a running engine.
 struct Api {
     url: String,
@@ -159,10 +176,13 @@ struct Api {
 
 impl Api {
     fn new(url: String, config: &Config) -> Self {
-        let agent = ureq::Agent::config_builder()
+        let mut agent = ureq::Agent::config_builder()
             .timeout_global(Some(Duration::from_secs(10)))
-            .http_status_as_error(false)
-            .build();
+            .http_status_as_error(false);
+        if url.starts_with("https") {
+            agent = agent.tls_config(trust(config.http.cert_file.as_deref()));
+        }
+        let agent = agent.build();
         let token = config.http.token.as_ref();
         Self {
             url,

@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use vigie_actors::alert::link::Signer;
+use vigie_actors::alert::mail;
 use vigie_actors::clock::{Clock, SystemClock};
 use vigie_actors::forward;
 use vigie_actors::group::Groups;
@@ -29,7 +30,7 @@ use vigie_actors::store::mongo::Target;
 use crate::channels;
 use crate::config::Config;
 use crate::console::say;
-use crate::http;
+use crate::http::{self, Judgement, Mails};
 use crate::incidents::Address;
 
 /// How long a shutdown may take before it says who is not done.
@@ -130,6 +131,7 @@ pub(crate) struct Service {
     mqtt_scheme: &'static str,
     link: Option<Arc<Link>>,
     http_addr: SocketAddr,
+    http_scheme: &'static str,
     data_dir: PathBuf,
     /// For commands that ask a running engine.
     _address: Address,
@@ -154,7 +156,10 @@ impl Service {
         let (stop, stopped) = watch::channel(false);
 
         // Both addresses first: whoever cannot have one should not find the stream half started.
-        let server = edges.run(http::Server::bind(config.http.addr)).await?;
+        let certificates = config.http.certificates().map_err(|why| anyhow!(why))?;
+        let https = certificates.is_some() || config.http.is_public_https();
+        let server = http::Server::bind(config.http.addr, certificates);
+        let server = edges.run(server).await?;
         let listener = if mode.listen && config.listener.enabled {
             let bound = edges.run(Listener::bind(config.listener.clone())).await;
             Some(bound.context("cannot listen for devices at --mqtt (listener.addr)")?)
@@ -178,6 +183,7 @@ impl Service {
         .map_err(|why| anyhow!(why))?;
 
         let http_addr = server.local_addr();
+        let http_scheme = server.scheme();
         let mqtt_addr = listener.as_ref().map(Listener::local_addr);
         let is_tls = listener.as_ref().is_some_and(Listener::is_tls);
         // Numbers of readings without identity must be above those of earlier runs.
@@ -200,6 +206,14 @@ impl Service {
             copy: forward.as_ref().map(|forward| forward.board.clone()),
             signer,
             draining: stopped.clone(),
+            judgement: Judgement::new(&config.stats, &config.score, Groups::new(&config.groups)),
+            mails: mode.mails.then(|| Mails {
+                channel: mail::NAME,
+                to: mails(config),
+                budget: config.email.budget(),
+            }),
+            live: !mode.event_time,
+            secure: https,
         };
         // The page stays up while the stream drains: it ends with the runtime.
         let (_never, http_stop) = watch::channel(false);
@@ -239,8 +253,9 @@ impl Service {
             mqtt_scheme: if is_tls { "mqtts" } else { "mqtt" },
             link,
             http_addr,
+            http_scheme,
             data_dir: config.data_dir.clone(),
-            _address: Address::keep(&config.data_dir, http_addr)
+            _address: Address::keep(&config.data_dir, &address(config, http_scheme, http_addr))
                 .context("cannot write into the data directory")?,
             copy: forward.map(|forward| forward.target),
             mails: mode.mails.then(|| mails(config)),
@@ -265,6 +280,10 @@ impl Service {
     /// Says what it listens on and what to open.
     pub(crate) fn announce(&self, what: &str) {
         let mut text = format!("Vigie {} – {what}\n", env!("CARGO_PKG_VERSION"));
+        text += &format!(
+            "  HTTP  {}://{}/   open this in a browser\n",
+            self.http_scheme, self.http_addr
+        );
         if let Some(addr) = self.mqtt_addr {
             let scheme = self.mqtt_scheme;
             text +=
@@ -273,10 +292,6 @@ impl Service {
         if let Some(link) = &self.link {
             text += &format!("  from  {}   as a subscriber\n", link.broker);
         }
-        text += &format!(
-            "  HTTP  http://{}/   open this in a browser\n",
-            self.http_addr
-        );
         text += &format!("  data  {}", self.data_dir.display());
         if let Some(copy) = &self.copy {
             text += &format!("\n  copy  MongoDB {copy}");
@@ -356,6 +371,15 @@ fn forward(
     }
     let metrics = ForwarderMetrics::new(registry)?;
     Ok(forward::Settings::new(&config.mongodb, metrics))
+}
+
+/// Where commands on this machine find the engine: a certificate is for a name.
+fn address(config: &Config, scheme: &str, addr: SocketAddr) -> String {
+    let named = config.http.public_host().filter(|_| scheme == "https");
+    match named {
+        Some(host) => format!("{scheme}://{host}:{}", addr.port()),
+        None => format!("{scheme}://{addr}"),
+    }
 }
 
 /// Where mails go, for people.

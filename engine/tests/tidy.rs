@@ -38,7 +38,11 @@ const HOMES: &[(&str, &[&str])] = &[
     ),
     (
         "tokio_rustls",
-        &["actors/src/ingest/listener.rs", "engine/src/simulate/"],
+        &[
+            "actors/src/ingest/listener.rs",
+            "engine/src/http.rs",
+            "engine/src/simulate/",
+        ],
     ),
     (
         "rumqttc",

@@ -1,5 +1,5 @@
-//! Signed links, by which a person answers a mail without a password: HMAC-SHA256 (RFC 2104) over
-//! what the link does and until when. Pure.
+//! Signed links, by which a person answers a mail without a password, and the sessions of browsers:
+//! HMAC-SHA256 (RFC 2104) over what it is for and until when. Pure.
 
 use std::fmt::Write as _;
 
@@ -59,6 +59,33 @@ impl Signer {
         // Ids hold no line ends.
         mac.update(format!("{incident}\n{}\n{until_ms}", answer.name()).as_bytes());
         Some(mac)
+    }
+
+    fn session_mac(&self, token: &str, until_ms: i64) -> Option<Hmac<Sha256>> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).ok()?;
+        // No answer has this name, so it is never the message of a link.
+        mac.update(format!("session\nof a browser\n{until_ms}\n{token}").as_bytes());
+        Some(mac)
+    }
+
+    /// What a browser shows in place of the token until `until_ms`: it ends with the token, too.
+    pub fn session(&self, token: &str, until_ms: i64) -> String {
+        let mac = self.session_mac(token, until_ms);
+        let bytes = mac.map(|mac| mac.finalize().into_bytes());
+        let signature = bytes.map(|bytes| hex(&bytes)).unwrap_or_default();
+        format!("{until_ms}.{signature}")
+    }
+
+    /// Whether a session is one of ours, of this token, and not over.
+    pub fn knows_session(&self, session: &str, token: &str, now_ms: i64) -> bool {
+        let Some((until, signature)) = session.split_once('.') else {
+            return false;
+        };
+        let (Ok(until_ms), Some(bytes)) = (until.parse(), unhex(signature)) else {
+            return false;
+        };
+        let mac = self.session_mac(token, until_ms);
+        mac.is_some_and(|mac| mac.verify_slice(&bytes).is_ok()) && now_ms < until_ms
     }
 
     /// Path and query of a link that works until `until_ms` (ms since 1970 UTC).
@@ -157,6 +184,21 @@ mod tests {
         }
         assert!(!Signer::new([8; 32]).knows("hall:C001-17", ack, 1000, signature, 999));
         assert!(!format!("{signer:?}").contains('7'));
+    }
+
+    #[test]
+    fn a_session_ends_with_its_time_and_with_its_token() {
+        let signer = Signer::new([7; 32]);
+        let session = signer.session("a long token", 1000);
+        assert!(!session.contains("token"));
+        assert!(signer.knows_session(&session, "a long token", 999));
+        assert!(!signer.knows_session(&session, "a long token", 1000));
+        assert!(!signer.knows_session(&session, "another one", 999));
+        let (_, signature) = session.split_once('.').unwrap();
+        for forged in ["", ".", "1000.", &format!("2000.{signature}"), signature] {
+            assert!(!signer.knows_session(forged, "a long token", 999));
+        }
+        assert!(!Signer::new([8; 32]).knows_session(&session, "a long token", 999));
     }
 
     /// RFC 4231, test case 2.

@@ -77,6 +77,9 @@ struct Known {
     fired: SmallVec<[(Rule, i64); 1]>,
 }
 
+/// Receive times that somebody knows of already, see [`Board::news`].
+pub type Seen = HashMap<SensorId, i64, Xxh3DefaultBuilder>;
+
 /// The latest reading of each sensor.
 #[derive(Clone)]
 pub struct Board {
@@ -137,6 +140,28 @@ impl Board {
                 inner.overflow += 1;
             }
         }
+    }
+
+    /// Sensors that it holds at most.
+    pub fn capacity(&self) -> usize {
+        self.config.max_sensors
+    }
+
+    /// Up to `limit` sensors whose newest reading is not the one in `seen`, which is brought up to
+    /// date.
+    pub fn news(&self, seen: &mut Seen, limit: usize) -> Vec<(SensorId, Latest)> {
+        let inner = lock(&self.inner);
+        let new = inner.known.iter().filter(|known| {
+            let before = seen.get(&known.sensor);
+            before.is_none_or(|received_ms| *received_ms != known.latest.received_ms)
+        });
+        let new = new
+            .take(limit)
+            .map(|known| (known.sensor, known.latest.clone()));
+        let news: Vec<_> = new.collect();
+        drop(inner);
+        seen.extend(news.iter().map(|(s, latest)| (*s, latest.received_ms)));
+        news
     }
 
     /// A rule fired on a sensor that the board knows.

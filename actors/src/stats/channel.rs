@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use vigie_wire::QuantityId;
 
 use super::Config;
-use super::season::{BIN_MS, Distance, Season};
+use super::season::{BIN_MS, Distance, Season, SeasonOutlook};
 use super::sketch::Sketch;
 use super::window::{Moments, Window};
 use crate::quantity::Quantity;
@@ -191,6 +191,21 @@ impl Look {
 /// Least line of the z-score, in standard deviations.
 pub const Z_LINE: f64 = 8.0;
 
+/// What one quantity of one sensor is expected to be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outlook {
+    /// Mean of the rolling baseline.
+    pub mean: f64,
+    /// Its spread, not below the quantity's floor.
+    pub spread: f64,
+    /// Size that `z` hardly ever exceeds.
+    pub usual_z: f64,
+    /// The baseline has enough readings to speak.
+    pub warm: bool,
+    /// By the time of day; `None` until enough days are known.
+    pub season: Option<SeasonOutlook>,
+}
+
 impl Channel {
     /// Weight of the newest value in `ewma`.
     const ALPHA: f64 = 0.25;
@@ -276,6 +291,29 @@ impl Channel {
         self.values.moments()
     }
 
+    /// What is expected from `span.0` to `span.1`, by what is known now.
+    pub fn outlook(
+        &self,
+        id: QuantityId,
+        spec: &Quantity,
+        seasoned: bool,
+        span: (i64, i64),
+    ) -> Outlook {
+        let look = self.look(id, self.last, spec, seasoned);
+        Outlook {
+            mean: look.mean,
+            spread: look.spread,
+            usual_z: look.usual_z,
+            warm: look.warm,
+            season: self.season.outlook(span, 3.0 * self.floor(spec)),
+        }
+    }
+
+    /// What is small beside the swings of a week means nothing, whatever the unit.
+    fn floor(&self, spec: &Quantity) -> f64 {
+        spec.floor.max(0.05 * self.season.spread())
+    }
+
     /// Looks at `value`, and learns nothing.
     pub fn look(&self, id: QuantityId, value: f64, spec: &Quantity, seasoned: bool) -> Look {
         let baseline = self.values.moments();
@@ -331,8 +369,7 @@ impl Channel {
         if !look.plausible {
             return look;
         }
-        // What is small beside the swings of a week means nothing, whatever the unit.
-        let floor = spec.floor.max(0.05 * self.season.spread());
+        let floor = self.floor(spec);
         let released = self.stuck(&mut look, pace, floor);
         self.fast(&mut look, pace, floor);
         let usual_run = f64::from(released) < 0.5 * Run::FACTOR * f64::from(self.run.usual);

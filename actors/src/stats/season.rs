@@ -105,6 +105,20 @@ pub struct Season {
     away_since: Option<i64>,
 }
 
+/// What a sensor's quantity is expected to be by the time of day.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SeasonOutlook {
+    /// Beginning of each bin, and what is usual in it.
+    pub expected: Vec<(i64, f64)>,
+    /// Usual size of a distance from that.
+    pub scale: f64,
+    /// Distance at which the rule fires, before the margin.
+    pub line: f64,
+}
+
+/// So many sizes of residuals are needed before the rule speaks: half a day of them.
+const ENOUGH_SIZES: f64 = 72.0;
+
 /// In place of a mean that there is not.
 const EMPTY: f32 = f32::INFINITY;
 
@@ -155,9 +169,36 @@ impl Season {
         }
     }
 
+    /// What is usual in each bin from `from_ms` to `to_ms`, as far as it is known now: the offset is
+    /// that of the present. `None` while the rule does not speak.
+    pub fn outlook(&self, (from_ms, to_ms): (i64, i64), floor: f64) -> Option<SeasonOutlook> {
+        if self.count == 0 || self.sizes.weight() < ENOUGH_SIZES {
+            return None;
+        }
+        // The table reaches back a week, and ahead as long as it has the days before.
+        let first = from_ms.div_euclid(BIN_MS).max(self.bin - BINS_PER_DAY * 7);
+        let last = to_ms.div_euclid(BIN_MS).min(self.bin + BINS_PER_DAY);
+        let expected = (first..=last)
+            .filter_map(|bin| Some((bin * BIN_MS, self.usual(bin)? + self.offset)))
+            .collect();
+        let (scale, line) = self.season_line(floor);
+        Some(SeasonOutlook {
+            expected,
+            scale,
+            line,
+        })
+    }
+
+    /// Usual size of a distance from the time of day, and the distance at the line.
+    fn season_line(&self, floor: f64) -> (f64, f64) {
+        let scale = self.scale.max(floor);
+        let line = (1.6 * self.usual_z).max(5.0);
+        (scale, line * scale)
+    }
+
     fn season(&self, mean: f64, floor: f64) -> Option<Distance> {
         let expected = self.expected? + self.offset;
-        if self.sizes.weight() < 72.0 {
+        if self.sizes.weight() < ENOUGH_SIZES {
             return None;
         }
         let now = mean - expected;
@@ -166,9 +207,8 @@ impl Season {
             Some((bin, before)) if bin == self.bin - 1 => f64::midpoint(now, f64::from(before)),
             _ => now,
         };
-        let scale = self.scale.max(floor);
-        let line = (1.6 * self.usual_z).max(5.0);
-        Some(Distance::new(expected, distance, scale, line * scale))
+        let (scale, line) = self.season_line(floor);
+        Some(Distance::new(expected, distance, scale, line))
     }
 
     fn level(&self, mean: f64, floor: f64) -> Option<Distance> {
@@ -410,6 +450,30 @@ mod tests {
             (a.unwrap().ratio() - b.unwrap().ratio()).abs() < 1e-3
         };
         assert!(close(slow.season, fast.season) && close(slow.level, fast.level));
+    }
+
+    #[test]
+    fn the_outlook_is_what_the_rule_goes_by() {
+        let mut season = grown(8);
+        let bin = 8 * BINS_PER_DAY + 40;
+        for bin in 8 * BINS_PER_DAY..=bin {
+            season.observe(wave(bin), bin * BIN_MS, FLOOR);
+        }
+        let span = (0, (bin + 1000) * BIN_MS);
+        let outlook = season.outlook(span, FLOOR).unwrap();
+        let rule = season.look(FLOOR).season.unwrap();
+        let now = outlook.expected.iter().find(|(at, _)| *at == bin * BIN_MS);
+        let (_, now) = now.unwrap();
+        assert!((now - f64::from(rule.expected)).abs() < 1e-4);
+        assert!((outlook.line - f64::from(rule.line)).abs() < 1e-4);
+        // As far back as the table has the days before, and a day ahead, however long the span is.
+        let bins = outlook.expected.len();
+        assert!((5 * 144..7 * 144).contains(&bins), "{bins}");
+        // Tomorrow is expected to be as the days before were.
+        let (at, ahead) = outlook.expected[bins - 1];
+        assert!((ahead - wave(at / BIN_MS)).abs() < 0.3, "{ahead}");
+        assert_eq!(Season::default().outlook(span, FLOOR), None);
+        assert_eq!(grown(1).outlook(span, FLOOR), None, "a day is too little");
     }
 
     #[test]

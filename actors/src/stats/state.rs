@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use vigie_wire::QuantityId;
 
 use super::Config;
-use super::channel::{Channel, Course, Look, Pace};
+use super::channel::{Channel, Course, Look, Outlook, Pace};
 use super::device::Device;
 use super::recent::{Recent, Sighting};
 use super::window::Moments;
@@ -154,7 +154,7 @@ impl SensorState {
     }
 
     /// Old enough for the baseline to speak.
-    fn is_seasoned(&self, config: &Config) -> bool {
+    pub fn is_seasoned(&self, config: &Config) -> bool {
         self.entered >= u64::from(config.warmup_readings)
             || (self.entered > 0 && self.newest_ms - self.first_ms >= config.warmup.as_ms())
     }
@@ -263,6 +263,22 @@ impl SensorState {
             skipped: 0,
             started: false,
         }
+    }
+
+    /// What each quantity is expected to be in a span of time, by what is known now.
+    pub fn outlook(
+        &self,
+        catalogue: &Catalogue,
+        config: &Config,
+        span: (i64, i64),
+    ) -> Vec<(QuantityId, Outlook)> {
+        let seasoned = self.is_seasoned(config);
+        let known = self.channels.iter();
+        let outlook = known.filter_map(|(id, channel)| {
+            let spec = catalogue.get(*id)?;
+            Some((*id, channel.outlook(*id, spec, seasoned, span)))
+        });
+        outlook.collect()
     }
 
     /// Reads a little of everything that the next reading will need; the sum means nothing.

@@ -381,6 +381,32 @@ impl Embedded {
         )
     }
 
+    /// The first reading of each of `slots` equal parts of a span of time: what a small picture
+    /// needs, at the same cost however many readings there are. Nothing for parts without any.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn sampled(
+        &self,
+        sensor: &SensorId,
+        (from_ms, to_ms): (i64, i64),
+        slots: u32,
+    ) -> Result<Vec<StoredReading>, Error> {
+        let step = ((to_ms - from_ms) / i64::from(slots.max(1))).max(1);
+        let mut sampled = Vec::new();
+        let mut at_ms = from_ms;
+        while at_ms < to_ms {
+            let page = self.readings(sensor, (at_ms, to_ms), None, 1)?;
+            let Some(first) = page.items.into_iter().next() else {
+                break;
+            };
+            // The beginning of the next part, also if parts were empty.
+            at_ms += step * ((first.order_ms - at_ms) / step + 1);
+            sampled.push(first);
+        }
+        Ok(sampled)
+    }
+
     /// The newest stored reading of a sensor.
     ///
     /// # Errors

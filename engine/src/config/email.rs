@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::tz::TimeZone;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
+use vigie_actors::alert::budget::Budget;
 use vigie_actors::alert::mail::{self, BadAddress, Letters, smtp};
 use vigie_actors::alert::route::Route;
 use vigie_actors::alert::text::{Language, Voice};
@@ -138,6 +139,16 @@ impl Email {
     /// Whose incidents are mailed.
     pub(crate) fn whose(&self) -> Selection {
         Selection::new(&self.sensors, &self.groups)
+    }
+
+    /// How many mails may go out; `None`: they are files, and there may be any number.
+    pub(crate) fn budget(&self) -> Option<Budget> {
+        self.smtp_host.as_ref()?;
+        Some(Budget {
+            daily: self.daily_budget,
+            reserve: self.critical_reserve,
+            recipients: 1,
+        })
     }
 
     /// Which notices are mailed.

@@ -130,6 +130,11 @@ pub(crate) struct Http {
     pub(crate) token_file: Option<PathBuf>,
     /// Where people find it, for links in mails: scheme and host, perhaps with a port and a path.
     pub(crate) public_url: Option<String>,
+    /// Certificate chain (PEM, the engine's own first). With it and `key_file` only HTTPS is spoken.
+    /// Read again when the file changes.
+    pub(crate) cert_file: Option<PathBuf>,
+    /// Private key of that certificate (PEM, no passphrase), not readable for every user.
+    pub(crate) key_file: Option<PathBuf>,
 }
 
 impl Default for Http {
@@ -140,6 +145,8 @@ impl Default for Http {
             token: None,
             token_file: None,
             public_url: None,
+            cert_file: None,
+            key_file: None,
         }
     }
 }

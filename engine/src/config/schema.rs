@@ -285,6 +285,8 @@ fn example() -> Config {
             token: secret(),
             token_file: file(),
             public_url: text(),
+            cert_file: file(),
+            key_file: file(),
             ..Http::default()
         },
         mongodb: mongo::Config {

@@ -380,6 +380,16 @@ fn bad_values_are_told_with_key_value_and_fix() {
              write it as in \"https://vigie.example.org\"",
         ),
         (
+            "[http]\ncert_file = \"page.pem\"",
+            "http.key_file = (nothing): HTTPS needs a certificate and its key; \
+             set both http.cert_file and http.key_file",
+        ),
+        (
+            "[http]\ncert_file = \"no-such.pem\"\nkey_file = \"no-such.key\"",
+            "2: http.cert_file = no-such.pem: cannot be read: No such file or directory (os error 2); \
+             name a PEM file (-----BEGIN CERTIFICATE-----) that the engine may read",
+        ),
+        (
             "[mqtt]\nport = 70000",
             "2: mqtt.port = 70000: not a whole number from 0 to 65535; write for instance 8883",
         ),
@@ -389,6 +399,27 @@ fn bad_values_are_told_with_key_value_and_fix() {
         ),
     ] {
         assert_eq!(told(text)[0], expected, "{text}");
+    }
+}
+
+#[test]
+fn the_public_host_is_the_name_of_a_certificate() {
+    for (url, host, https) in [
+        ("https://vigie.example.org", "vigie.example.org", true),
+        (
+            "https://vigie.example.org:8443/vigie/",
+            "vigie.example.org",
+            true,
+        ),
+        ("http://[::1]:8080", "[::1]", false),
+        ("http://[::1]", "[::1]", false),
+    ] {
+        let text = format!("[http]\npublic_url = {url:?}\n");
+        let http = from(&text, &[]).unwrap().config.http;
+        assert_eq!(
+            (http.public_host(), http.is_public_https()),
+            (Some(host), https)
+        );
     }
 }
 

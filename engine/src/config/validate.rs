@@ -6,6 +6,7 @@ use vigie_actors::quantity::Catalogue;
 
 use super::{Config, Http, Metrics, channels};
 use vigie_actors::secret::REDACTED;
+use vigie_actors::tls::{ServerCertificates, ServerFiles};
 
 /// Shorter tokens can be guessed.
 const SHORTEST_TOKEN: usize = 16;
@@ -116,6 +117,7 @@ impl Http {
                 ));
             }
         }
+        self.certificates()?;
         match &self.token {
             None if !self.addr.ip().is_loopback() => Err(Invalid::new(
                 "addr",
@@ -132,6 +134,50 @@ impl Http {
             )),
             _ => Ok(()),
         }
+    }
+}
+
+impl Http {
+    /// What TLS is spoken with; `None`: no TLS.
+    ///
+    /// # Errors
+    /// [`Invalid`] names the key, without its section.
+    pub(crate) fn certificates(&self) -> Result<Option<ServerCertificates>, Invalid> {
+        let alone = |missing| {
+            let problem = "HTTPS needs a certificate and its key";
+            let fix = "set both http.cert_file and http.key_file";
+            Invalid::new(missing, "(nothing)", problem, fix)
+        };
+        let (cert_file, key_file) = match (&self.cert_file, &self.key_file) {
+            (Some(cert_file), Some(key_file)) => (cert_file, key_file),
+            (None, None) => return Ok(None),
+            (None, Some(_)) => return Err(alone("cert_file")),
+            (Some(_), None) => return Err(alone("key_file")),
+        };
+        let files = ServerFiles {
+            cert_file: cert_file.clone(),
+            key_file: key_file.clone(),
+            client_ca_file: None,
+        };
+        let keys = [("cert_file", Some(cert_file)), ("key_file", Some(key_file))];
+        let loaded = ServerCertificates::load(files);
+        loaded.map(Some).map_err(|unusable| unusable.invalid(&keys))
+    }
+
+    /// Whether people come by HTTPS, here or at a proxy in front.
+    pub(crate) fn is_public_https(&self) -> bool {
+        let url = self.public_url.as_ref();
+        url.is_some_and(|url| url.starts_with("https://"))
+    }
+
+    /// The host under which people find it, if that is known.
+    pub(crate) fn public_host(&self) -> Option<&str> {
+        let url = self.public_url.as_ref()?;
+        let rest = url.split_once("://")?.1;
+        let host = rest.split('/').next()?;
+        // A port behind it; an IPv6 address stands in brackets.
+        let end = host.rfind(':').filter(|at| !host[*at..].contains(']'));
+        Some(&host[..end.unwrap_or(host.len())])
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 
+use super::State;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use vigie_actors::alert::link::Answer;
@@ -28,6 +29,8 @@ use vigie_wire::{HUMIDITY, SensorId, TEMPERATURE};
 const LIMIT: usize = 100;
 /// Items in a list at most.
 const MOST: usize = 10_000;
+/// Points of a picture at most.
+const MOST_POINTS: u32 = 2_000;
 /// Items read from the store at a time.
 const CHUNK: usize = 512;
 /// An answer that has grown beyond this ends early, with the cursor to its rest.
@@ -94,6 +97,10 @@ pub(crate) struct Query {
     /// Of a signed link.
     pub(super) until_ms: i64,
     pub(super) signature: String,
+    /// Ids, with commas.
+    pub(super) sensors: String,
+    /// Points of a picture.
+    pub(super) points: Option<u32>,
 }
 
 impl Query {
@@ -122,6 +129,8 @@ impl Query {
             open: false,
             until_ms: 0,
             signature: String::new(),
+            sensors: String::new(),
+            points: None,
         };
         for (index, (name, value)) in pairs.iter().enumerate() {
             if pairs[..index].iter().any(|(before, _)| before == name) {
@@ -139,6 +148,8 @@ impl Query {
                 "verbose" => query.verbose = true,
                 "open" => query.open = true,
                 "until" => query.until_ms = time(name, value)?,
+                "sensors" => query.sensors.clone_from(value),
+                "points" => query.points = Some(points(value)?),
                 "signature" => query.signature.clone_from(value),
                 _ => {}
             }
@@ -146,7 +157,7 @@ impl Query {
         Ok(query)
     }
 
-    fn span(&self) -> (i64, i64) {
+    pub(super) fn span(&self) -> (i64, i64) {
         (self.from_ms, self.to_ms)
     }
 }
@@ -172,6 +183,16 @@ fn limit(value: &str) -> Result<usize, Failure> {
                 format!("limit={value} is out of range"),
                 format!("give 1 to {MOST}, and go on with the cursor in next"),
             )
+        })
+}
+
+fn points(value: &str) -> Result<u32, Failure> {
+    let points = value.parse().ok();
+    points
+        .filter(|points| (2..=MOST_POINTS).contains(points))
+        .ok_or_else(|| {
+            let what = format!("points={value} is out of range");
+            Failure::new(400, what, format!("give 2 to {MOST_POINTS}"))
         })
 }
 
@@ -210,7 +231,7 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
         .collect()
 }
 
-fn put(body: &mut Vec<u8>, item: &impl Serialize) -> Result<(), Failure> {
+pub(super) fn put(body: &mut Vec<u8>, item: &impl Serialize) -> Result<(), Failure> {
     serde_json::to_writer(body, item).map_err(|error| Failure::inside(error.to_string()))
 }
 
@@ -250,7 +271,7 @@ fn seconds(ms: i64) -> f64 {
 }
 
 /// Values under the names of their quantities.
-struct Values<'a>(&'a Catalogue, &'a [StoredValue]);
+pub(super) struct Values<'a>(pub(super) &'a Catalogue, pub(super) &'a [StoredValue]);
 
 /// Under this name the dew point is given, where temperature and humidity allow it and no quantity
 /// of the sensor has the name.
@@ -283,7 +304,7 @@ impl Serialize for Values<'_> {
 }
 
 /// z-scores under the names of their quantities.
-struct Zs<'a>(&'a Catalogue, &'a [StoredValue]);
+pub(super) struct Zs<'a>(pub(super) &'a Catalogue, pub(super) &'a [StoredValue]);
 
 impl Serialize for Zs<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -317,6 +338,11 @@ struct Sensor<'a> {
     score: Option<f32>,
     anomaly: bool,
     incident: Option<OpenIncident>,
+    group: Option<&'a str>,
+    /// Too young for all rules to speak.
+    learning: bool,
+    /// So long without a reading is silence.
+    silent_after_s: Option<f64>,
     device: Option<Told<'a>>,
 }
 
@@ -344,11 +370,8 @@ impl<'a> From<&'a Device> for Told<'a> {
 
 /// `GET /api/v1/sensors`. `missing` is as of the last snapshot of the sensor's state, the rest as
 /// of its newest reading.
-pub(super) fn sensors(
-    store: &Embedded,
-    catalogue: &Catalogue,
-    query: &Query,
-) -> Result<Vec<u8>, Failure> {
+pub(super) fn sensors(of: &State, query: &Query) -> Result<Vec<u8>, Failure> {
+    let store = &of.store;
     let is_id = |cursor: &Vec<u8>| {
         std::str::from_utf8(cursor).is_ok_and(|id| SensorId::try_from(id).is_ok())
     };
@@ -368,7 +391,7 @@ pub(super) fn sensors(
                 .find(|one| one.sensors().any(|sensor| *sensor == id));
             put(
                 body,
-                &sensor(&id, &mut state, newest.as_ref(), incident, catalogue),
+                &sensor(&id, &mut state, newest.as_ref(), incident, of),
             )
         },
     )
@@ -379,7 +402,7 @@ fn sensor<'a>(
     state: &'a mut SensorState,
     newest: Option<&'a StoredReading>,
     incident: Option<&Incident>,
-    catalogue: &'a Catalogue,
+    of: &'a State,
 ) -> Sensor<'a> {
     let mut last_seen = (state.entered > 0).then_some(state.received_ms);
     let mut readings = state.entered;
@@ -389,11 +412,19 @@ fn sensor<'a>(
         if !newest.row.late {
             state.next_s = newest.row.next_s;
         }
+        // What a snapshot does not know yet; an empty one does not know when it all began.
+        if state.entered > 0 {
+            state.newest_ms = state.newest_ms.max(newest.order_ms);
+        }
+        state.entered = readings;
     }
+    let (catalogue, judgement) = (&of.catalogue, &of.judgement);
+    let expected_ms = state.expected_gap_ms();
+    let silent_ms = expected_ms.map(|ms| judgement.silence.ms(ms));
     Sensor {
         id: id.as_str(),
         last_seen,
-        expected_interval_s: state.expected_gap_ms().map(seconds),
+        expected_interval_s: expected_ms.map(seconds),
         readings,
         missing: state.recent.missing,
         values: Values(catalogue, newest.map_or(&[], |newest| &newest.row.values)),
@@ -406,6 +437,9 @@ fn sensor<'a>(
             opened: incident.opened_ms,
         }),
         device: state.device.as_deref().map(Told::from),
+        group: judgement.groups.of(id),
+        learning: !state.is_seasoned(&judgement.stats),
+        silent_after_s: silent_ms.map(seconds),
     }
 }
 
@@ -423,7 +457,7 @@ struct Reading<'a> {
     late: bool,
 }
 
-fn known_sensor(store: &Embedded, id: &str) -> Result<SensorId, Failure> {
+pub(super) fn known_sensor(store: &Embedded, id: &str) -> Result<SensorId, Failure> {
     let sensor = SensorId::try_from(id).map_err(|error| {
         Failure::new(
             400,
@@ -582,7 +616,10 @@ struct Strange<'a> {
 }
 
 /// Name and unit of what a verdict speaks of.
-fn subject<'a>(verdict: &Verdict, catalogue: &'a Catalogue) -> (Option<&'a str>, &'a str) {
+pub(super) fn subject<'a>(
+    verdict: &Verdict,
+    catalogue: &'a Catalogue,
+) -> (Option<&'a str>, &'a str) {
     let spec = verdict.quantity.and_then(|id| catalogue.get(id));
     let unit = match (verdict.rule, spec) {
         (Rule::Silence, _) => "s",
@@ -804,23 +841,25 @@ pub(super) fn answer(
 }
 
 #[derive(Serialize)]
-struct Sums {
+pub(super) struct Sums {
     received: u64,
     #[serde(flatten)]
     ledger: store::Ledger,
 }
 
-/// `GET /api/v1/ledger`: received = stored + duplicate + all of quarantined.
-pub(super) fn ledger(store: &Embedded) -> Result<Vec<u8>, Failure> {
-    let ledger = store.ledger()?;
-    let mut body = Vec::new();
-    put(
-        &mut body,
-        &Sums {
+impl Sums {
+    pub(super) fn of(ledger: store::Ledger) -> Self {
+        Self {
             received: ledger.received(),
             ledger,
-        },
-    )?;
+        }
+    }
+}
+
+/// `GET /api/v1/ledger`: received = stored + duplicate + all of quarantined.
+pub(super) fn ledger(store: &Embedded) -> Result<Vec<u8>, Failure> {
+    let mut body = Vec::new();
+    put(&mut body, &Sums::of(store.ledger()?))?;
     Ok(body)
 }
 
@@ -900,6 +939,8 @@ mod tests {
             open: false,
             until_ms: 0,
             signature: String::new(),
+            sensors: String::new(),
+            points: None,
         };
         assert_eq!(parse(&[]), Ok(all.clone()));
         assert_eq!(

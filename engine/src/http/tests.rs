@@ -170,6 +170,14 @@ struct Fixture {
 }
 
 async fn serve(token: Option<&str>, limits: Limits) -> Fixture {
+    serve_with(token, limits, None).await
+}
+
+async fn serve_with(
+    token: Option<&str>,
+    limits: Limits,
+    certificates: Option<ServerCertificates>,
+) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let store = Embedded::open(dir.path(), &store::Config::default()).unwrap();
     fill(&store);
@@ -196,7 +204,8 @@ async fn serve(token: Option<&str>, limits: Limits) -> Fixture {
     let health = Arc::new(Health::default());
     let (draining, is_draining) = watch::channel(false);
     let (stop, stopped) = watch::channel(false);
-    let mut server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let addr = "127.0.0.1:0".parse().unwrap();
+    let mut server = Server::bind(addr, certificates).await.unwrap();
     server.limits = limits;
     let addr = server.local_addr();
     let state = State {
@@ -212,6 +221,14 @@ async fn serve(token: Option<&str>, limits: Limits) -> Fixture {
         copy: None,
         signer: Signer::new([1; 32]),
         draining: is_draining,
+        judgement: Judgement::new(
+            &vigie_actors::stats::Config::default(),
+            &vigie_actors::score::Config::default(),
+            vigie_actors::group::Groups::default(),
+        ),
+        mails: None,
+        live: true,
+        secure: false,
     };
     let running = tokio::spawn(server.run(state, stopped));
     Fixture {
@@ -398,12 +415,12 @@ async fn shapes_are_exact() {
             r#"{"sensors":[{"id":"C001","last_seen":1790000011005,"expected_interval_s":10.0,"#,
             r#""readings":22,"missing":3,"temperature":21.4,"humidity":0.30000000000000004,"dew_point":-48.44,"#,
             r#""score":0.2,"anomaly":false,"incident":{"id":"C001-1790000000001","#,
-            r#""severity":"critical","rule":"rate","opened":1790000000001}},"#,
+            r#""severity":"critical","rule":"rate","opened":1790000000001},"group":null,"learning":false,"silent_after_s":40.0},"#,
             r#"{"id":"C002","last_seen":1790000001304,"expected_interval_s":10.0,"#,
             r#""readings":1299,"missing":0,"temperature":21.4,"humidity":0.30000000000000004,"dew_point":-48.44,"#,
-            r#""score":0.2,"anomaly":false,"incident":null},"#,
+            r#""score":0.2,"anomaly":false,"incident":null,"group":null,"learning":false,"silent_after_s":40.0},"#,
             r#"{"id":"C:3","last_seen":null,"expected_interval_s":null,"readings":0,"missing":0,"#,
-            r#""score":null,"anomaly":false,"incident":null}],"next":null}"#,
+            r#""score":null,"anomaly":false,"incident":null,"group":null,"learning":true,"silent_after_s":null}],"next":null}"#,
         )
     );
     assert_eq!(
@@ -531,8 +548,7 @@ async fn every_answer_is_guarded() {
             "{path}"
         );
         assert!(
-            answer.headers["content-security-policy"]
-                .starts_with("default-src 'none'; style-src 'unsafe-inline'"),
+            answer.headers["content-security-policy"].starts_with("default-src 'none'; "),
             "{path}"
         );
         let head = server.ask("HEAD", path, "").await;
@@ -546,26 +562,328 @@ async fn every_answer_is_guarded() {
             "{path}"
         );
     }
-    let page = server.get("/").await;
-    assert_eq!(page.headers["content-type"], "text/html; charset=utf-8");
-    for part in [
-        "<title>Vigie</title>",
-        "/metrics",
-        "/api/v1/anomalies",
-        "<td>1329</td>",
+}
+
+#[tokio::test]
+async fn the_page_is_sent_once_and_runs_nothing_but_its_own() {
+    let server = serve(Some("a token that is long"), Limits::default()).await;
+    for (path, kind, part) in [
+        ("/", "text/html; charset=utf-8", "<title>Vigie</title>"),
+        ("/page/main.js", "text/javascript; charset=utf-8", "import"),
+        ("/page/style.css", "text/css; charset=utf-8", "dark"),
+        (
+            "/page/vendor/LICENSE",
+            "text/plain; charset=utf-8",
+            "Permission is hereby granted",
+        ),
     ] {
-        assert!(page.body.contains(part), "{part}");
+        let file = server.get(path).await;
+        assert_eq!(file.status, 200, "{path}");
+        assert_eq!(file.headers["content-type"], kind);
+        assert!(file.body.contains(part), "{path}");
+        assert_eq!(file.headers["cache-control"], "no-cache");
+        let policy = &file.headers["content-security-policy"];
+        assert!(policy.contains("script-src 'self'; style-src 'self'; connect-src 'self'"));
+        assert!(!policy.contains("unsafe"), "{policy}");
+        let tag = &file.headers["etag"];
+        for known in [tag.clone(), format!("\"other\", W/{tag}")] {
+            let again = format!("if-none-match: {known}\r\n");
+            let again = server.ask("GET", path, &again).await;
+            assert_eq!((again.status, again.body.as_str()), (304, ""), "{path}");
+        }
+        let other = server.ask("GET", path, "if-none-match: \"x\"\r\n").await;
+        assert_eq!(other.status, 200);
     }
+    for path in ["/page/", "/page/../main.js", "/page/vendor/README.md"] {
+        assert_eq!(server.get(path).await.status, 401, "{path}");
+    }
+}
+
+/// A request with a JSON body.
+async fn post(server: &Fixture, path: &str, headers: &str, body: &str) -> Answer {
+    let length = body.len();
+    let headers = format!(
+        "{headers}content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    // The blank line behind the body is not part of it.
+    server.ask("POST", path, &headers).await
+}
+
+#[tokio::test]
+async fn a_browser_gives_the_token_once() {
+    let server = serve(Some("open-sesame-open"), Limits::default()).await;
+    let session = "/api/v1/session";
+    let stranger = server.get(session).await;
+    assert_eq!(stranger.body, r#"{"known":false,"token":true}"#);
+    for wrong in [r#"{"token":"open-sesame"}"#, r#"{"token":7}"#, "", "{}"] {
+        let refused = post(&server, session, "", wrong).await;
+        assert_eq!(refused.status, 403, "{wrong}");
+        assert!(!refused.headers.contains_key("set-cookie"));
+    }
+    let right = r#"{"token":"open-sesame-open"}"#;
+    let elsewhere = post(&server, session, "sec-fetch-site: same-site\r\n", right).await;
+    assert_eq!(elsewhere.status, 403, "{}", elsewhere.body);
+    let plain = server.ask("POST", session, "content-length: 0\r\n").await;
+    assert_eq!(plain.status, 415, "a form cannot log in");
+
+    let known = post(&server, session, "sec-fetch-site: same-origin\r\n", right).await;
+    assert_eq!(known.body, r#"{"known":true,"token":true}"#);
+    let cookie = known.headers["set-cookie"].clone();
+    assert!(!cookie.contains("sesame"), "{cookie}");
+    let (pair, rest) = cookie.split_once("; ").unwrap();
+    assert_eq!(rest, "Path=/; Max-Age=2592000; HttpOnly; SameSite=Strict");
+    let by_proxy = post(&server, session, "x-forwarded-proto: https\r\n", right).await;
+    assert!(by_proxy.headers["set-cookie"].ends_with("; Secure"));
+
+    let shown = format!("cookie: other=1; {pair}\r\n");
+    let ask = async |path: &str| server.ask("GET", path, &shown).await;
+    assert_eq!(ask("/api/v1/ledger").await.status, 200);
+    assert_eq!(ask(session).await.body, r#"{"known":true,"token":true}"#);
+    // A page on another site cannot use it, even where browsers would send it along.
+    let id = format!("/api/v1/incidents/C001-{}/ack", T0 + 1);
+    let theirs = format!("{shown}sec-fetch-site: cross-site\r\n");
+    assert_eq!(post(&server, &id, &theirs, "{}").await.status, 403);
+    let ours = format!("{shown}sec-fetch-site: same-origin\r\n");
+    assert_eq!(post(&server, &id, &ours, "{}").await.status, 200);
+    // A wrong token is not made good by a cookie.
+    let both = format!("{shown}authorization: Bearer nonsense\r\n");
+    assert_eq!(server.ask("GET", "/metrics", &both).await.status, 401);
+
+    let gone = server.ask("DELETE", session, &shown).await;
+    assert_eq!(gone.body, r#"{"known":false,"token":true}"#);
+    assert!(gone.headers["set-cookie"].contains("vigie_session=; Path=/; Max-Age=0"));
+    server.clock.advance_to(T0 + millis(SESSION));
+    assert_eq!(ask("/api/v1/ledger").await.status, 401, "30 days later");
+}
+
+#[tokio::test]
+async fn without_a_token_everybody_is_known() {
+    let server = serve(None, Limits::default()).await;
+    let session = server.get("/api/v1/session").await;
+    assert_eq!(session.body, r#"{"known":true,"token":false}"#);
+}
+
+#[tokio::test]
+async fn trends_and_charts_are_of_bounded_size() {
+    let server = serve(None, Limits::default()).await;
+    let span = format!("from={T0}&to={}", T0 + 1000);
+    let path = format!("/api/v1/trends?sensors=C002,nobody,a.b&{span}&points=4");
+    let trends = server.get(&path).await.json();
+    assert_eq!(
+        trends["trends"]["C002"],
+        json!({
+            "t": [T0, T0 + 250, T0 + 500, T0 + 750],
+            "temperature": [21.4, 21.4, 21.4, 21.4],
+            "humidity": [0.1 + 0.2, 0.1 + 0.2, 0.1 + 0.2, 0.1 + 0.2],
+        })
+    );
+    assert_eq!(trends["trends"]["nobody"], json!({ "t": [] }));
+
+    let path = format!("/api/v1/sensors/C002/chart?{span}&points=10");
+    let chart = server.get(&path).await.json();
+    let times: Vec<i64> = (0..10).map(|part| T0 + 100 * part).collect();
+    assert_eq!(
+        (&chart["t"], &chart["made_of"]),
+        (&json!(times), &json!("readings"))
+    );
+    let temperature = &chart["quantities"][0];
+    assert_eq!(temperature["name"], "temperature");
+    assert_eq!(temperature["max"], json!([21.4; 10]));
+    assert!(
+        temperature["expected"]["baseline"].is_object(),
+        "{temperature}"
+    );
+    assert_eq!(temperature["expected"]["season"], json!(null));
+    assert_eq!(
+        chart["anomalies"],
+        json!([{
+            "t": T0 + 1, "rule": "rate", "quantity": "temperature", "observed": 31.42,
+            "expected": 21.3, "line": 21.9, "unit": "°C", "severity": "critical", "text": STEP,
+        }])
+    );
+    // Where nothing was measured for long, no line is drawn.
+    let path = format!("/api/v1/sensors/C001/chart?from={T0}&to={}", T0 + 100_000);
+    let chart = server.get(&path).await.json();
+    assert_eq!(chart["t"].as_array().map(Vec::len), Some(12));
+
+    for (path, part) in [
+        ("/api/v1/trends", "1 to 100 ids"),
+        ("/api/v1/trends?sensors=C001&points=1", "2 to 2000"),
+        ("/api/v1/sensors/C001/chart?from=5&to=5", "from before to"),
+        (
+            "/api/v1/sensors/C001/chart?from=-9223372036854775807&to=5",
+            "a year apart",
+        ),
+        ("/api/v1/sensors/C009/chart", "C009"),
+    ] {
+        let refused = server.get(path).await;
+        assert!(
+            refused.status >= 400 && refused.body.contains(part),
+            "{path}: {}",
+            refused.body
+        );
+    }
+}
+
+#[tokio::test]
+async fn health_tells_part_by_part_for_programs() {
+    let server = serve(None, Limits::default()).await;
+    let health = server.get("/api/v1/health").await.json();
+    assert_eq!(
+        (&health["ready"], &health["watchers"]),
+        (&json!(true), &json!(0))
+    );
+    assert_eq!(health["ledger"]["received"], 1329);
+    assert_eq!(health["parts"][0]["name"], "store");
+    let quantities = server.get("/api/v1/quantities").await.json();
+    assert_eq!(quantities["quantities"][0]["unit"], "°C");
+}
+
+/// Reads a stream until `part` has come.
+async fn read_until(stream: &mut TcpStream, part: &str) -> String {
+    let mut text = String::new();
+    let reading = async {
+        let mut bytes = [0; 4096];
+        while !text.contains(part) {
+            let count = stream.read(&mut bytes).await.unwrap();
+            assert!(count > 0, "the end came before {part:?}: {text}");
+            text.push_str(&String::from_utf8_lossy(&bytes[..count]));
+        }
+    };
+    let read = tokio::time::timeout(Duration::from_secs(10), reading).await;
+    assert!(read.is_ok(), "no {part:?} in {text}");
+    text
+}
+
+async fn watch_events(server: &Fixture) -> TcpStream {
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    let ask = b"GET /api/v1/events HTTP/1.1\r\nhost: vigie\r\n\r\n";
+    stream.write_all(ask).await.unwrap();
+    stream
+}
+
+fn newest(at_ms: i64) -> vigie_actors::metrics::Latest {
+    vigie_actors::metrics::Latest {
+        received_ms: at_ms,
+        expected_ms: Some(10_000),
+        score: 0.7,
+        values: vec![(TEMPERATURE, 31.5, 9.0)],
+    }
+}
+
+#[tokio::test]
+async fn events_tell_what_changes() {
+    let limits = Limits {
+        // Far less than a watcher stays.
+        connection: Duration::from_millis(50),
+        ..Limits::default()
+    };
+    let server = serve(None, limits).await;
+    let mut stream = watch_events(&server).await;
+    let head = read_until(&mut stream, "event: hello").await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert!(head.contains("content-type: text/event-stream"), "{head}");
+    assert!(head.contains("cache-control: no-store"), "{head}");
+    let all = head + &read_until(&mut stream, "event: health").await;
+    assert!(
+        all.contains("event: incidents") && all.contains(STEP),
+        "{all}"
+    );
+    server
+        .metrics
+        .board
+        .update(T0, [(id("C001"), newest(T0 + 77))]);
+    let end = r#""z":{"temperature":9.0}}]}"#;
+    let news = read_until(&mut stream, end).await;
+    let mut data = news.lines().filter_map(|line| line.strip_prefix("data: "));
+    let data = data.find(|data| data.ends_with(end)).unwrap();
+    let data: Value = serde_json::from_str(data).unwrap();
+    assert_eq!(
+        data["sensors"][0],
+        json!({
+            "id": "C001", "last_seen": T0 + 77, "score": 0.7, "anomaly": true,
+            "temperature": 31.5, "z": { "temperature": 9.0 },
+        })
+    );
+    assert_eq!(server.get("/api/v1/health").await.json()["watchers"], 1);
+}
+
+#[tokio::test]
+async fn there_is_an_end_to_watchers() {
+    let limits = Limits {
+        connections: events::WATCHERS + 8,
+        ..Limits::default()
+    };
+    let server = serve(None, limits).await;
+    let mut watchers = Vec::new();
+    for _ in 0..events::WATCHERS {
+        let mut stream = watch_events(&server).await;
+        read_until(&mut stream, "event: hello").await;
+        watchers.push(stream);
+    }
+    let refused = server.get("/api/v1/events").await;
+    assert_eq!(
+        (refused.status, refused.headers["retry-after"].as_str()),
+        (503, "10")
+    );
+    assert!(
+        refused
+            .body
+            .contains("the rest of the API answers as usual"),
+        "{}",
+        refused.body
+    );
+    assert_eq!(server.get("/api/v1/ledger").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_watcher_that_reads_nothing_is_dropped() {
+    let limits = Limits {
+        connection: Duration::from_millis(50),
+        last_answer: Duration::from_millis(200),
+        patience: Patience {
+            stalled: Duration::from_millis(300),
+            ..Patience::default()
+        },
+        ..Limits::default()
+    };
+    let server = serve(None, limits).await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut deaf = socket.connect(server.addr).await.unwrap();
+    let ask = b"GET /api/v1/events HTTP/1.1\r\nhost: vigie\r\n\r\n";
+    deaf.write_all(ask).await.unwrap();
+    let mut watched = false;
+    let until_let_go = async {
+        for round in 0.. {
+            let news = (0..1000).map(|n| (id(&format!("S{n}")), newest(T0 + round)));
+            server.metrics.board.update(T0, news);
+            tokio::time::sleep(events::EVERY / 2).await;
+            match server.get("/api/v1/health").await.json()["watchers"].as_u64() {
+                Some(1) => watched = true,
+                _ if watched => break,
+                _ => {}
+            }
+        }
+    };
+    let let_go = tokio::time::timeout(Duration::from_secs(30), until_let_go).await;
+    assert!(let_go.is_ok(), "it still watches");
+    // Its connection ends as well, with what it was sent and did not read.
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(10), deaf.read_to_end(&mut rest)).await;
+    assert!(ended.is_ok(), "the connection is still there");
 }
 
 #[tokio::test]
 async fn the_token_opens_all_but_the_probes() {
     let server = serve(Some("open sesame"), Limits::default()).await;
     for path in [
-        "/",
         "/metrics",
         "/api/v1/sensors",
         "/api/v1/ledger",
+        "/api/v1/events",
+        "/api/v1/health",
+        "/api/v1/trends?sensors=C001",
         "/nowhere",
     ] {
         for wrong in [
@@ -580,6 +898,10 @@ async fn the_token_opens_all_but_the_probes() {
             assert_eq!(answer.status, 401, "{path} {wrong}");
             assert_eq!(answer.headers["www-authenticate"], "Bearer");
             assert!(!answer.body.contains("sesame"));
+        }
+        if path == "/api/v1/events" {
+            // It would not end.
+            continue;
         }
         let right = server
             .ask("GET", path, "Authorization: bearer open sesame\r\n")
@@ -767,8 +1089,13 @@ async fn stops_when_told() {
 
 #[tokio::test]
 async fn a_taken_address_is_explained() {
-    let first = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let error = format!("{:#}", Server::bind(first.local_addr()).await.unwrap_err());
+    let first = Server::bind("127.0.0.1:0".parse().unwrap(), None)
+        .await
+        .unwrap();
+    let error = format!(
+        "{:#}",
+        Server::bind(first.local_addr(), None).await.unwrap_err()
+    );
     for part in [
         &first.local_addr().to_string(),
         "--http",
@@ -820,13 +1147,6 @@ async fn programs_answer_by_the_api() {
     use vigie_actors::score::incident::Deed::{Acknowledge, Silence};
     let server = serve(None, Limits::default()).await;
     let id = format!("C001-{}", T0 + 1);
-    let post = async |path: &str, body: &str| {
-        let length = body.len();
-        let headers =
-            format!("content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}");
-        // The blank line behind the body is not part of it.
-        server.ask("POST", path, &headers).await
-    };
     let path = |answer: &str| format!("/api/v1/incidents/{id}/{answer}");
     for (answer, body, status, part) in [
         ("ack", r#"{"by":"Ada\n"}"#, 200, "\"acknowledged\""),
@@ -836,11 +1156,11 @@ async fn programs_answer_by_the_api() {
         ("ack", "{", 400, "cannot be read"),
         ("ack", &" ".repeat(5000), 413, "too large"),
     ] {
-        let answered = post(&path(answer), body).await;
+        let answered = post(&server, &path(answer), "", body).await;
         assert_eq!(answered.status, status, "{body}: {}", answered.body);
         assert!(answered.body.contains(part), "{}", answered.body);
     }
-    let unknown = post("/api/v1/incidents/C009-5/ack", "{}").await;
+    let unknown = post(&server, "/api/v1/incidents/C009-5/ack", "", "{}").await;
     assert_eq!(unknown.status, 404, "{}", unknown.body);
     assert_eq!(
         orders(&server),

@@ -296,7 +296,9 @@ impl Engine {
         let mut process = Process::start(dir, args);
         let http = wait_until("the line with the HTTP address", PATIENCE, || {
             let lines = process.stdout();
-            match address(&lines, "  HTTP  http://") {
+            let schemes = ["http", "https"].iter();
+            let mut found = schemes.map(|scheme| format!("  HTTP  {scheme}://"));
+            match found.find_map(|mark| address(&lines, &mark)) {
                 Some(addr) => Ok(Some(addr)),
                 None if process.ended().is_some() => Ok(None),
                 None => Err(format!("{lines:?} {:?}", process.stderr())),

@@ -41,6 +41,7 @@ mod mosquitto;
 mod mqtt;
 mod node;
 mod outages;
+mod page;
 mod poison;
 mod prometheus;
 mod secrets;

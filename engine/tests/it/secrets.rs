@@ -73,6 +73,7 @@ fn no_secret_is_said_written_or_served() {
         "/healthz",
         "/readyz?verbose",
         "/api/v1/ledger",
+        "/api/v1/health",
     ] {
         let (_, body) = get(running.http, path).unwrap();
         said += &body;
