@@ -27,6 +27,8 @@ PROGRAMS=(
     python3:python3-venv
     javac:default-jdk-headless
     mvn:maven
+    faketime:faketime
+    gdb:gdb
 )
 # Debian starts these on installation; the tests start their own.
 SERVICES=(mosquitto prometheus prometheus-alertmanager)

@@ -203,6 +203,7 @@ pub struct Metrics {
     notices_waiting: IntGaugeVec,
     budget_left: IntGaugeVec,
     ledger: IntGaugeVec,
+    missing: IntGaugeVec,
     /// Generation of the newest forest.
     pub forest_generation: IntGauge,
     /// New forests that were not fit to take over.
@@ -310,6 +311,14 @@ impl Metrics {
             &["outcome"],
         )?;
         registry.register(Box::new(ledger.clone()))?;
+        let missing = IntGaugeVec::new(
+            Opts::new(
+                "vigie_missing_readings",
+                "Readings that never came since the store was made, by what was going on meanwhile.",
+            ),
+            &["while"],
+        )?;
+        registry.register(Box::new(missing.clone()))?;
         let build = Gauge::with_opts(
             Opts::new(
                 "vigie_build_info",
@@ -389,6 +398,7 @@ impl Metrics {
             notices_waiting,
             budget_left,
             ledger,
+            missing,
             forest_generation: gauge(
                 registry,
                 "vigie_forest_generation",
@@ -541,6 +551,10 @@ impl Metrics {
         set("duplicate", ledger.duplicate);
         set("quarantined", ledger.quarantined.values().sum());
         set("missing", ledger.missing);
+        for (name, count) in ledger.missing_while.by_name() {
+            let gauge = self.missing.with_label_values(&[name]);
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 }
 

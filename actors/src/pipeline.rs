@@ -301,6 +301,7 @@ impl Pipeline {
             }),
             epochs,
             (!settings.event_time).then_some(clock),
+            Arc::clone(&hearing),
             guard(Ingest::NAME),
             metrics.clone(),
         );

@@ -31,6 +31,7 @@ use super::decode::{Decode, decode_safely};
 use super::intake::{Answered, Intake, Refused, Room};
 use crate::clock::Clock;
 use crate::config::{Invalid, Span, in_range};
+use crate::failpoint;
 use crate::metrics::BrokerMetrics;
 use crate::reading::Arrival;
 use crate::secret::{REDACTED, redacted};
@@ -728,6 +729,7 @@ impl Session<'_> {
     async fn settle(&mut self, answer: Result<Ids, Refused>) -> Result<(), End> {
         let ids = answer.map_err(|Refused| Self::refused())?;
         self.achieved.progress = true;
+        failpoint::pass("broker.puback");
         for id in ids {
             if !self.acknowledge(id).await.map_err(End::Failed)? {
                 // The connection is gone; the poller will tell why.
@@ -735,6 +737,7 @@ impl Session<'_> {
             }
             self.unacknowledged -= 1;
             self.broker.surroundings.metrics.pubacks.inc();
+            failpoint::pass("broker.acknowledged");
         }
         Ok(())
     }

@@ -55,6 +55,7 @@ use super::bounds::{HEADER_ALLOWANCE, PAYLOAD_CEILING, ReadBuffer, Throttle, quo
 use super::decode::{Decode, decode_safely};
 use super::intake::{Answered, Intake, Refused, Room};
 use crate::clock::Clock;
+use crate::failpoint;
 use crate::metrics::ListenerMetrics;
 use crate::reading::Arrival;
 use crate::tls::{self, ServerCertificates};
@@ -1142,7 +1143,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         for ack in &acks {
             self.acknowledge(*ack);
         }
+        failpoint::pass("listener.puback");
         self.write().await.map_err(End::Io)?;
+        failpoint::pass("listener.acknowledged");
         self.shared.metrics.pubacks.inc_by(acks.len() as u64);
         Ok(())
     }

@@ -112,6 +112,8 @@ pub struct Observed {
     pub expected_gap_ms: Option<i64>,
     /// Sequence numbers skipped just before.
     pub skipped: u64,
+    /// The node has restarted since the reading before.
+    pub restarted: bool,
 }
 
 impl SensorState {
@@ -174,6 +176,7 @@ impl SensorState {
         self.newest_ms = reading.order_ms;
         self.received_ms = reading.received_ms;
         self.next_s = reading.next_s;
+        let restarted = self.recent.is_of_another_boot(reading.identity);
         let skipped = self.recent.record(reading.identity, reading.order_ms);
 
         let pace = Pace {
@@ -210,6 +213,7 @@ impl SensorState {
             heard_before_ms,
             expected_gap_ms,
             skipped,
+            restarted,
         }
     }
 
@@ -235,6 +239,7 @@ impl SensorState {
             heard_before_ms: None,
             expected_gap_ms: self.expected_gap_ms(),
             skipped: 0,
+            restarted: false,
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::committer::Committer;
 use super::room::Room;
 use crate::batch::Refusal;
+use crate::failpoint;
 use crate::message::Carrier;
 use crate::metrics::{Latest, Metrics};
 use crate::reading::Arrival;
@@ -100,6 +101,7 @@ impl Stage for Storing {
             self.health.committed();
         }
         batch.commit(committed.outcomes);
+        failpoint::pass("store.answered");
         self.publish(&scored);
         Ok(Some(Stored {
             notices: committed.notices,
