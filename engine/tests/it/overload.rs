@@ -11,7 +11,7 @@ use super::harness::{
 };
 use super::mqtt::{Publisher, Version};
 
-/// Readings of each publisher.
+/// Readings of a calm publisher.
 const COUNT: u32 = 15_000;
 const TIMES: u32 = 10;
 /// More than what the stream, its connections and the store's buffers may hold.
@@ -24,11 +24,9 @@ fn resident_mib(process: &Process) -> u64 {
     kib.parse::<u64>().unwrap() / 1024
 }
 
-fn load(nth: u32, rate: &str) -> String {
-    format!(
-        "--sensors 20 --prefix O{nth}- --seed {nth} --interval 1s --rate {rate} --count {COUNT} --start {}",
-        now_ms() - 2 * 86_400_000
-    )
+fn load(after_s: i64, more: &str) -> String {
+    let start = now_ms() - 2 * 86_400_000 + after_s * 1000;
+    format!("--sensors 200 --seed 3 --interval 1s --start {start} {more}")
 }
 
 #[test]
@@ -36,36 +34,42 @@ fn ten_times_too_much_waits_at_the_door() {
     let dir = tempfile::tempdir().unwrap();
     let mut engine = Engine::run(dir.path());
     let begun = Instant::now();
-    simulate(dir.path(), &engine.door(), &load(0, "max"));
+    let calm = load(0, &format!("--rate max --count {COUNT}"));
+    simulate(dir.path(), &engine.door(), &calm);
     let sustained = f64::from(COUNT) / begun.elapsed().as_secs_f64();
 
     let before_mib = resident_mib(&engine.process);
-    // Each offers what the engine can take at most.
-    let rate = format!("{sustained:.0}");
-    let mut publishers: Vec<Process> = (1..=TIMES)
-        .map(|nth| Process::start(dir.path(), &simulate_args(&engine.door(), &load(nth, &rate))))
-        .collect();
+    // As many connections, each with as much under way as MQTT allows.
+    let rate = sustained * f64::from(TIMES);
+    let count = COUNT * TIMES;
+    let flood = load(
+        10_000,
+        &format!(
+            "--boot flood --connections {TIMES} --window 65535 --rate {rate:.0} --count {count}"
+        ),
+    );
+    let mut publisher = Process::start(dir.path(), &simulate_args(&engine.door(), &flood));
     let mut most_mib = 0;
-    for publisher in &mut publishers {
-        wait_until("the end of the load", Duration::from_mins(3), || {
-            most_mib = most_mib.max(resident_mib(&engine.process));
-            let (status, body) = get(engine.http, "/readyz?verbose")?;
-            assert_eq!(status, 200, "{body}");
-            publisher.ended().ok_or_else(|| format!("{most_mib} MiB"))
-        });
-        let published = Published::read(&publisher.stdout().join("\n"));
-        assert_eq!(
-            (published.acknowledged, published.reconnects),
-            (u64::from(COUNT), 0),
-            "{published:?}"
-        );
-    }
+    wait_until("the end of the load", Duration::from_mins(3), || {
+        most_mib = most_mib.max(resident_mib(&engine.process));
+        let (status, body) = get(engine.http, "/readyz?verbose")?;
+        assert_eq!(status, 200, "{body}");
+        publisher.ended().ok_or_else(|| format!("{most_mib} MiB"))
+    });
+    let took = begun.elapsed();
+    publisher.wait(PATIENCE);
+    let published = Published::read(&publisher.stdout().join("\n"));
+    assert_eq!(
+        (published.sent, published.acknowledged, published.reconnects),
+        (u64::from(count), u64::from(count), 0),
+        "{published:?}"
+    );
     let grown_mib = most_mib.saturating_sub(before_mib);
     assert!(grown_mib <= GROWTH_MIB, "{grown_mib} MiB more");
     let ledger = engine.json("/api/v1/ledger");
-    assert_eq!(ledger["stored"], u64::from(COUNT * (TIMES + 1)), "{ledger}");
+    assert_eq!(ledger["stored"], u64::from(COUNT + count), "{ledger}");
     assert_eq!(ledger["missing"], 0, "{ledger}");
-    eprintln!("overload: {TIMES} × {sustained:.0}/s offered, {grown_mib} MiB more");
+    eprintln!("overload: {rate:.0}/s offered, {took:?} in all, {grown_mib} MiB more");
     engine.process.stop();
 }
 
@@ -73,7 +77,11 @@ fn ten_times_too_much_waits_at_the_door() {
 fn who_reads_slowly_holds_up_nobody_else() {
     let dir = tempfile::tempdir().unwrap();
     let mut engine = Engine::run(dir.path());
-    simulate(dir.path(), &engine.door(), &load(0, "max"));
+    simulate(
+        dir.path(),
+        &engine.door(),
+        &load(0, "--rate max --count 200000"),
+    );
     let before_mib = resident_mib(&engine.process);
     let sensor = &engine.sensors()[0];
     let mut slow: Vec<TcpStream> = (0..40)

@@ -43,7 +43,10 @@ fn sample(process: &Process, at: f64) -> Sample {
         .collect();
     let tables = open
         .iter()
-        .filter(|path| path.components().any(|part| part.as_os_str() == "keyspaces"))
+        .filter(|path| {
+            path.components()
+                .any(|part| part.as_os_str() == "keyspaces")
+        })
         .count();
     Sample {
         at,
@@ -58,7 +61,11 @@ fn sample(process: &Process, at: f64) -> Sample {
 fn slope(points: &[(f64, f64)]) -> (f64, f64, f64) {
     let mut slopes = Vec::new();
     for (nth, (x, y)) in points.iter().enumerate() {
-        slopes.extend(points[..nth].iter().map(|(left, low)| (y - low) / (x - left)));
+        slopes.extend(
+            points[..nth]
+                .iter()
+                .map(|(left, low)| (y - low) / (x - left)),
+        );
     }
     slopes.sort_by(f64::total_cmp);
     let n = points.len() as f64;
@@ -66,7 +73,11 @@ fn slope(points: &[(f64, f64)]) -> (f64, f64, f64) {
     let middle = slopes.len() as f64 / 2.0;
     let nth = |place: f64| {
         let place = place.clamp(0.0, slopes.len() as f64 - 1.0);
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "clamped"
+        )]
         slopes[place as usize]
     };
     (
@@ -78,9 +89,15 @@ fn slope(points: &[(f64, f64)]) -> (f64, f64, f64) {
 
 #[test]
 fn the_slope_of_a_line_is_found_and_noise_has_none() {
-    let line: Vec<_> = (0..24).map(|x| (f64::from(x), 3.0 * f64::from(x))).collect();
+    let line: Vec<_> = (0..24)
+        .map(|x| (f64::from(x), 3.0 * f64::from(x)))
+        .collect();
     let (middle, low, high) = slope(&line);
-    assert!([middle, low, high].iter().all(|slope| (slope - 3.0).abs() < 1e-9));
+    assert!(
+        [middle, low, high]
+            .iter()
+            .all(|slope| (slope - 3.0).abs() < 1e-9)
+    );
     let noise: Vec<_> = (0..24)
         .map(|x| (f64::from(x), f64::from((x * 7 + 3) % 11)))
         .collect();
@@ -104,7 +121,9 @@ fn a_long_day_leaves_memory_threads_and_handles_as_they_were() {
     );
     let mut publisher = Process::start(dir.path(), &simulate_args(&engine.door(), &load));
     let begun = Instant::now();
-    let every = Duration::from_millis((u64::from(readings) * 1000 / u64::from(rate) / 400).clamp(50, 2_000));
+    let every = Duration::from_millis(
+        (u64::from(readings) * 1000 / u64::from(rate) / 400).clamp(50, 2_000),
+    );
     let mut samples = Vec::new();
     while publisher.ended().is_none() {
         samples.push(sample(&engine.process, begun.elapsed().as_secs_f64()));
@@ -119,15 +138,23 @@ fn a_long_day_leaves_memory_threads_and_handles_as_they_were() {
     // Caches and buffers fill first.
     let warm = &samples[samples.len() / 3..];
     let (first, second) = warm.split_at(warm.len() / 2);
-    let most = |samples: &[Sample], what: fn(&Sample) -> usize| samples.iter().map(what).max().unwrap();
+    let most =
+        |samples: &[Sample], what: fn(&Sample) -> usize| samples.iter().map(what).max().unwrap();
     // One more may be at work at a moment: a forest that is fitted, a question from outside.
     for (name, what, slack) in [
-        ("threads", (|sample| sample.threads) as fn(&Sample) -> usize, 1),
+        (
+            "threads",
+            (|sample| sample.threads) as fn(&Sample) -> usize,
+            1,
+        ),
         ("handles", |sample| sample.handles, 1),
         ("tables", |sample| sample.tables, 64),
     ] {
         let (before, after) = (most(first, what), most(second, what));
-        assert!(after <= before + slack, "{name}: {before} at most, then {after}");
+        assert!(
+            after <= before + slack,
+            "{name}: {before} at most, then {after}"
+        );
     }
     let memory = warm.iter().map(|sample| sample.resident_mib);
     let (least, largest) = memory.fold((f64::MAX, 0.0_f64), |(least, largest), mib| {
@@ -139,10 +166,12 @@ fn a_long_day_leaves_memory_threads_and_handles_as_they_were() {
     let points: Vec<(f64, f64)> = warm
         .chunks(warm.len().div_ceil(BLOCKS))
         .map(|block| {
-            let mean = |what: fn(&Sample) -> f64| {
-                block.iter().map(what).sum::<f64>() / block.len() as f64
-            };
-            (hours(mean(|sample| sample.at)), mean(|sample| sample.resident_mib))
+            let mean =
+                |what: fn(&Sample) -> f64| block.iter().map(what).sum::<f64>() / block.len() as f64;
+            (
+                hours(mean(|sample| sample.at)),
+                mean(|sample| sample.resident_mib),
+            )
         })
         .collect();
     let (middle, low, high) = slope(&points);
@@ -154,6 +183,9 @@ fn a_long_day_leaves_memory_threads_and_handles_as_they_were() {
         most(warm, |sample| sample.tables),
     );
     if readings >= 5_000_000 {
-        assert!(low <= GROWTH_MIB, "{middle} MiB ({low} to {high}) in an hour's readings");
+        assert!(
+            low <= GROWTH_MIB,
+            "{middle} MiB ({low} to {high}) in an hour's readings"
+        );
     }
 }
