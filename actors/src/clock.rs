@@ -71,23 +71,40 @@ impl Clock for SystemClock {
 
 /// A clock that stands still until it is moved; clones share the time.
 #[derive(Debug, Clone, Default)]
-pub struct ManualClock(Arc<AtomicI64>);
+pub struct ManualClock {
+    now_ms: Arc<AtomicI64>,
+    /// By how much it was set, and not moved.
+    set_ms: Arc<AtomicI64>,
+}
 
 impl ManualClock {
     /// Starts at `now_ms`.
     pub fn at(now_ms: i64) -> Self {
-        Self(Arc::new(AtomicI64::new(now_ms)))
+        Self {
+            now_ms: Arc::new(AtomicI64::new(now_ms)),
+            set_ms: Arc::default(),
+        }
     }
 
     /// Moves to `now_ms` if that is later; time never goes back.
     pub fn advance_to(&self, now_ms: i64) {
-        self.0.fetch_max(now_ms, Ordering::Relaxed);
+        self.now_ms.fetch_max(now_ms, Ordering::Relaxed);
+    }
+
+    /// Somebody sets it: it says another time, and none has passed.
+    pub fn set_by(&self, step_ms: i64) {
+        self.now_ms.fetch_add(step_ms, Ordering::Relaxed);
+        self.set_ms.fetch_add(step_ms, Ordering::Relaxed);
     }
 }
 
 impl Clock for ManualClock {
     fn now_ms(&self) -> i64 {
-        self.0.load(Ordering::Relaxed)
+        self.now_ms.load(Ordering::Relaxed)
+    }
+
+    fn steady_ms(&self) -> i64 {
+        self.now_ms() - self.set_ms.load(Ordering::Relaxed)
     }
 }
 
