@@ -175,7 +175,7 @@ fn everything_is_copied_once_and_readable() {
         }
         // The export reads it while the engine runs.
         let from_copy = |more: &str| exported(dir.path(), &format!("--from mongodb {more}"));
-        let some = "--sensor C002 --sensor C003 --since 71h";
+        let some = "--sensor C002 --sensor C003 --since 258600s";
         let copies = ["", some, "--format ndjson"].map(from_copy);
         engine.process.stop();
         let kept = ["", some, "--format ndjson"].map(|more| exported(dir.path(), more));
