@@ -175,7 +175,8 @@ fn everything_is_copied_once_and_readable() {
         }
         // The export reads it while the engine runs.
         let from_copy = |more: &str| exported(dir.path(), &format!("--from mongodb {more}"));
-        let some = "--sensor C002 --sensor C003 --since 258600s";
+        let since = vigie_actors::clock::rfc3339(now_ms() - 3 * DAY_MS + 600_000);
+        let some = &format!("--sensor C002 --sensor C003 --since {since}");
         let copies = ["", some, "--format ndjson"].map(from_copy);
         engine.process.stop();
         let kept = ["", some, "--format ndjson"].map(|more| exported(dir.path(), more));
