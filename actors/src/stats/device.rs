@@ -1,9 +1,9 @@
 //! What a sensor's device tells of itself: when and why it started last, and with which firmware.
 
 use serde::{Deserialize, Serialize};
-use vigie_wire::{BootId, Start};
+use vigie_wire::Start;
 
-use crate::reading::{Identity, Reading};
+use crate::reading::Reading;
 
 /// A device whose start was seen, or that told of one. Times are order times of readings, ms.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,13 +28,9 @@ pub struct Change {
 }
 
 impl Device {
-    /// Takes in what `reading` tells. `boot`: the one of the readings before. True if it is news.
-    pub fn learn(known: &mut Option<Box<Self>>, reading: &Reading, boot: Option<BootId>) -> bool {
-        let now = match reading.identity {
-            Identity::Sequence { boot, .. } => Some(boot),
-            Identity::Payload(_) | Identity::Unique(_) => None,
-        };
-        let restarted = boot.is_some() && now.is_some() && boot != now;
+    /// Takes in what `reading` tells. `restarted`: it is the first of another boot than before. True
+    /// if there is news.
+    pub fn learn(known: &mut Option<Box<Self>>, reading: &Reading, restarted: bool) -> bool {
         if !restarted && reading.start.is_none() {
             return false;
         }
@@ -68,15 +64,16 @@ mod tests {
     use smallvec::SmallVec;
 
     use super::*;
+    use crate::reading::Identity;
 
-    fn reading(boot: &str, at_ms: i64, start: Option<(&str, &str)>) -> Reading {
+    fn reading(at_ms: i64, start: Option<(&str, &str)>) -> Reading {
         Reading {
             sensor: "C001".try_into().unwrap(),
             device_ms: Some(at_ms),
             received_ms: at_ms,
             order_ms: at_ms,
             identity: Identity::Sequence {
-                boot: boot.try_into().unwrap(),
+                boot: "a".try_into().unwrap(),
                 seq: 0,
             },
             next_s: None,
@@ -93,32 +90,24 @@ mod tests {
 
     #[test]
     fn starts_and_changes_of_firmware_are_kept() {
-        let boot = |id: &str| BootId::try_from(id).ok();
         let mut device = None;
-        assert!(!Device::learn(&mut device, &reading("a", 1, None), None));
+        assert!(!Device::learn(&mut device, &reading(1, None), false));
         assert!(device.is_none(), "most devices need no room");
 
-        let first = reading("a", 2, Some(("1.3", "power_on")));
-        assert!(Device::learn(&mut device, &first, boot("a")));
+        let first = reading(2, Some(("1.3", "power_on")));
+        assert!(Device::learn(&mut device, &first, false));
         let known = device.clone().unwrap();
         assert_eq!((known.started_ms, known.starts), (None, 0));
         assert_eq!(known.told.reset.as_deref(), Some("power_on"));
 
-        assert!(Device::learn(
-            &mut device,
-            &reading("b", 3, Some(("1.4", "software"))),
-            boot("a")
-        ));
+        let second = reading(3, Some(("1.4", "software")));
+        assert!(Device::learn(&mut device, &second, true));
         let known = device.clone().unwrap();
         assert_eq!((known.started_ms, known.starts), (Some(3), 1));
         let changed = known.changed.unwrap();
         assert_eq!((changed.at_ms, changed.from.as_str()), (3, "1.3"));
 
-        assert!(Device::learn(
-            &mut device,
-            &reading("c", 4, None),
-            boot("b")
-        ));
+        assert!(Device::learn(&mut device, &reading(4, None), true));
         let known = device.unwrap();
         assert_eq!((known.started_ms, known.starts), (Some(4), 2));
         assert_eq!(known.told.firmware.as_deref(), Some("1.4"));
