@@ -11,6 +11,9 @@
 pub const fn pass(_name: &str) {}
 
 /// Passes the place of this name, or ends the process there.
+///
+/// # Panics
+/// If `VIGIE_FAILPOINT` is not `name@number`.
 #[cfg(feature = "failpoints")]
 #[allow(
     clippy::panic,

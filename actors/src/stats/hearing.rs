@@ -17,6 +17,7 @@ pub enum Meanwhile {
 
 /// Shared by the sources, which know, and by the stages, which judge silence.
 #[derive(Debug)]
+#[allow(clippy::struct_field_names, reason = "times carry their unit")]
 pub struct Hearing {
     since_ms: AtomicI64,
     /// When the engine started.

@@ -82,7 +82,7 @@ impl NodeFile {
 fn start(program: &Path, dir: &Path, config: &str, more: &str) -> Process {
     let mut args = vec!["--config", config, "--hasty"];
     args.extend(more.split_whitespace());
-    Process::start_program(program, dir, &args, Stdio::null())
+    Process::start_program(program, dir, &args, &[], Stdio::null())
 }
 
 /// Waits for its end, which is a good one.

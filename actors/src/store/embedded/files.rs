@@ -130,8 +130,8 @@ pub(super) fn repair(dir: &Path) -> Result<Vec<LeftOut>, Error> {
 /// Writes the journal anew with the batches that are whole.
 fn leave_out(path: &Path, bytes: &[u8], batches: &[Found], lost: usize) -> Result<LeftOut, Error> {
     let failed = |error: io::Error| unreadable(path, error);
-    let kept = (0..)
-        .map(|n: u32| path.with_extension(format!("damaged-{n}")))
+    let kept = (0..1000_u32)
+        .map(|n| path.with_extension(format!("damaged-{n}")))
         .find(|kept| !kept.exists())
         .unwrap_or_else(|| path.with_extension("damaged"));
     fs::copy(path, &kept).map_err(failed)?;

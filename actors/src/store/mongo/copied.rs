@@ -141,6 +141,7 @@ fn copied(document: &Document, quantities: &[(QuantityId, String)]) -> Option<Co
         delay_ms: received_ms - order_ms,
         ahead_ms: None,
         next_s: None,
+        start: None,
         values,
     };
     let identity = identity(&sensor, document.get_str("_id").ok()?)?;
@@ -218,6 +219,7 @@ mod tests {
                     delay_ms: if late { 5_000 } else { 0 },
                     ahead_ms: None,
                     next_s: None,
+                    start: None,
                     values: values.collect(),
                 },
             };
