@@ -22,6 +22,6 @@ mod tests {
         assert_eq!(decimals(-40.125, 2), -40.13);
         assert_eq!(decimals(0.05, 1), 0.1);
         assert_eq!(decimals(-0.04, 1), 0.0);
-        assert_eq!(decimals(1006.532_7, 2), 1006.53);
+        assert_eq!(decimals(1_006.532_7, 2), 1006.53);
     }
 }
