@@ -33,6 +33,8 @@ PROGRAMS=(
     ninja:ninja-build
     pkg-config:pkg-config
     libudev:libudev-dev
+    faketime:faketime
+    gdb:gdb
 )
 # Debian starts these on installation; the tests start their own.
 SERVICES=(mosquitto prometheus prometheus-alertmanager)
@@ -271,6 +273,30 @@ documentation() {
     RUSTDOCFLAGS="-D warnings" cargo doc "${locked[@]}" --workspace --no-deps
 }
 
+release() {
+    cargo build "${locked[@]}" --release
+    # The tests' engine dies where it is told to; the one that people get must not.
+    if grep -q VIGIE_FAILPOINT target/release/engine; then
+        echo "the release build has failpoints (actors/src/failpoint.rs)"
+        return 1
+    fi
+}
+
+# Half a minute in all; `cargo +nightly fuzz run NAME` goes on until it finds something.
+fuzz() {
+    local target corpus
+    cargo fuzz --version 2>/dev/null && rustc +nightly --version 2>/dev/null ||
+        spare "needs cargo-fuzz and a nightly toolchain (cargo install cargo-fuzz)"
+    corpus=$(mktemp -d)
+    for target in wire payload config import; do
+        mkdir -p "$corpus/$target"
+        # What is new goes into the first directory, not into the repository.
+        cargo +nightly fuzz run --dev -s none "$target" "$corpus/$target" "fuzz/corpus/$target" -- \
+            -max_total_time=7 -rss_limit_mb=1024 -verbosity=0 -print_final_stats=1
+    done
+    rm -r "$corpus"
+}
+
 have_deny() {
     cargo deny --version 2>/dev/null && return
     [[ ${INSTALL_DENY:-} == 1 ]] || spare "cargo-deny not installed (cargo install cargo-deny --locked)"
@@ -321,7 +347,8 @@ step "tests" cargo test "${locked[@]}" --workspace --no-fail-fast
 if ! $quick; then
     step "firmware: ESP32-C3 and C6" chips
     step "documentation" documentation
-    step "release build" cargo build "${locked[@]}" --release
+    step "release build" release
+    step "fuzzing" fuzz
     step "licences, bans, sources" dependencies
     step "advisories" advisories
 fi

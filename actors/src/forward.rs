@@ -12,6 +12,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::failpoint;
 use crate::metrics::ForwarderMetrics;
 use crate::quantity::Catalogue;
 use crate::store;
@@ -272,7 +273,9 @@ impl Forwarding {
                 Err(error) => aside.push((number, chain(&error))),
             }
         }
+        failpoint::pass("forward.insert");
         let rejections = self.copy(&whole).await?;
+        failpoint::pass("forward.inserted");
         for (at, words) in rejections {
             aside.extend(sent.get(at).map(|number| (*number, words)));
         }
@@ -280,6 +283,7 @@ impl Forwarding {
             tracing::error!(number, words, "MongoDB will never take this row; put aside");
         }
         self.store.forwarded(&numbers, &aside)?;
+        failpoint::pass("forward.removed");
         let taken = numbers.len() - aside.len();
         self.count(taken, aside.len());
         self.pace.taken += taken as u64;
@@ -307,6 +311,7 @@ impl Forwarding {
                     Outgoing::Anomaly(..) | Outgoing::Hour(_) => true,
                 });
                 let rejections = self.copy(&rows).await?;
+                failpoint::pass("forward.backlog");
                 for (_, words) in &rejections {
                     tracing::error!(words, "MongoDB will never take this row; left in the store");
                 }

@@ -16,6 +16,7 @@ pub mod alert;
 pub mod batch;
 pub mod clock;
 pub mod config;
+pub mod failpoint;
 pub mod forward;
 pub mod group;
 pub mod ingest;

@@ -231,6 +231,7 @@ pub struct Metrics {
     budget_left: IntGaugeVec,
     answers: IntCounterVec,
     ledger: IntGaugeVec,
+    missing: IntGaugeVec,
     /// Generation of the newest forest.
     pub forest_generation: IntGauge,
     /// New forests that were not fit to take over.
@@ -491,6 +492,12 @@ impl Metrics {
                 "Readings since the store was made, by what became of them.",
                 &["outcome"],
             )?,
+            missing: gauges(
+                registry,
+                "vigie_missing_readings",
+                "Readings that never came since the store was made, by what was going on meanwhile.",
+                &["while"],
+            )?,
             forest_generation: gauge(
                 registry,
                 "vigie_forest_generation",
@@ -691,6 +698,10 @@ impl Metrics {
         set("duplicate", ledger.duplicate);
         set("quarantined", ledger.quarantined.values().sum());
         set("missing", ledger.missing);
+        for (name, count) in ledger.missing_while.by_name() {
+            let gauge = self.missing.with_label_values(&[name]);
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 }
 

@@ -319,6 +319,7 @@ impl Pipeline {
             }),
             epochs,
             (!settings.event_time).then_some(clock),
+            Arc::clone(&hearing),
             guard(Ingest::NAME),
             metrics.clone(),
         );

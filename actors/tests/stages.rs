@@ -742,3 +742,35 @@ fn what_cannot_be_heard_is_not_silent() {
         bench.stop().await;
     });
 }
+
+/// A clock that is set makes nobody silent; who falls silent then is noticed all the same.
+#[test]
+fn silence_outlives_a_clock_that_is_set() {
+    use vigie_actors::clock::Clock as _;
+
+    for step_ms in [3_600_000, -3_600_000] {
+        let dir = tempfile::tempdir().unwrap();
+        in_system(async {
+            let bench = Bench::start(dir.path(), &without_forest());
+            for n in 0..20 {
+                let next = reading(0, n);
+                bench.clock.advance_to(next.received_ms);
+                bench.send(&[Arrival::Reading(next)], 1).await;
+            }
+            let tick = bench.pipeline.ticker();
+            bench.clock.set_by(step_ms);
+            let wait = async |seconds: i64| {
+                for _ in 0..seconds {
+                    bench.clock.advance_to(bench.clock.now_ms() + 1000);
+                    tick();
+                    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+                }
+                let all = bench.store.anomalies((0, i64::MAX), None, 10).unwrap();
+                all.items.len()
+            };
+            assert_eq!(wait(90).await, 0, "anomalies, set by {step_ms} ms");
+            assert_eq!(wait(30).await, 1, "anomalies, set by {step_ms} ms");
+            bench.stop().await;
+        });
+    }
+}

@@ -181,7 +181,7 @@ const engine: Tile[] = [
   stat("Disk full", "1: nothing is written for want of room.", "short", "max(vigie_store_disk_full)", 4, { warnFrom: 1 }),
   stat("Without series", "Readings of sensors beyond metrics.max_sensor_series.", "short", "sum(increase(vigie_sensor_series_overflow_total[$__range]))", 4, { warnFrom: 1 }),
   row("Ledger and store"),
-  timeseries("Ledger", "What became of every message since the store was made.", "short", [["vigie_ledger_readings", "{{outcome}}"]], 8),
+  timeseries("Ledger", "What became of every message since the store was made.", "short", [["vigie_ledger_readings", "{{outcome}}"], ["vigie_missing_readings", "missing, {{while}}"]], 8),
   timeseries("Quarantine", "Messages that cannot be read, by reason.", "ops", [
     ["sum by (reason) (rate(vigie_quarantined_total[$__rate_interval]))", "{{reason}}"],
   ], 8),

@@ -110,7 +110,7 @@ enum Command {
         #[command(flatten)]
         place: Place,
     },
-    /// Write stored readings as a table or as JSON lines (no engine may have the store open)
+    /// Write stored readings, or their copies in MongoDB, as a table or as JSON lines
     Export {
         #[command(flatten)]
         export: Export,
@@ -141,7 +141,13 @@ enum Command {
         place: Place,
     },
     /// Look at a store that no engine has open, and say whether it adds up
-    Doctor(Place),
+    Doctor {
+        #[command(flatten)]
+        place: Place,
+        /// Leave out what cannot be read of a damaged journal, and say how many readings are lost
+        #[arg(long)]
+        repair: bool,
+    },
     /// Read a password from standard input, print the hash for listener.users
     HashPassword,
 }
@@ -321,7 +327,9 @@ impl Cli {
             Command::Incidents { action, place } => {
                 incidents::run(&place.load(None, None)?.config, action)
             }
-            Command::Doctor(place) => doctor::run(&place.load(None, None)?.config),
+            Command::Doctor { place, repair } => {
+                doctor::run(&place.load(None, None)?.config, repair)
+            }
             Command::HashPassword => hash_password(),
         }
     }

@@ -1,5 +1,5 @@
-//! `engine export`: stored readings as a table or as one JSON object per line, in the order of
-//! their times. What it writes as a table, `replay` and `backtest` read.
+//! `engine export`: stored readings, or their copies in MongoDB, as a table or as one JSON object
+//! per line, in the order of their times. What it writes as a table, `replay` and `backtest` read.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -13,12 +13,14 @@ use vigie_actors::config::Span;
 use vigie_actors::ingest::payload::parse_time;
 use vigie_actors::quantity::Catalogue;
 use vigie_actors::reading::Identity;
+use vigie_actors::store;
+use vigie_actors::store::mongo::{Copy, Trouble};
 use vigie_actors::store::row::StoredReading;
 use vigie_wire::SensorId;
 
 use crate::config::Config;
 use crate::http::write_reading;
-use crate::service::Ground;
+use crate::service::{Ground, in_system};
 use crate::stored::{Stored, all_sensors};
 
 /// How rows are written.
@@ -28,6 +30,15 @@ enum Format {
     Csv,
     /// One JSON object per line, as `/api/v1/sensors/{id}/readings` gives them.
     Ndjson,
+}
+
+/// Where readings are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Origin {
+    /// The engine's own store; no engine may have it open.
+    Store,
+    /// The copy at the server of mongodb.uri; an engine may run.
+    Mongodb,
 }
 
 /// A moment: a time, or a span back from now.
@@ -63,6 +74,9 @@ impl Moment {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct Export {
+    /// Where they are read
+    #[arg(long, value_enum, default_value = "store")]
+    from: Origin,
     /// How rows are written
     #[arg(long, value_enum, default_value = "csv")]
     format: Format,
@@ -87,6 +101,24 @@ enum Stop {
     Failed(anyhow::Error),
 }
 
+impl From<anyhow::Error> for Stop {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<store::Error> for Stop {
+    fn from(error: store::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<serde_json::Error> for Stop {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
 impl From<io::Error> for Stop {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
@@ -99,38 +131,15 @@ impl From<io::Error> for Stop {
 
 /// Writes them.
 pub(crate) fn run(config: &Config, export: Export) -> anyhow::Result<()> {
-    let ground = Ground::existing(config)?;
     let now_ms = SystemClock.now_ms();
     let bound = |moment: Option<Moment>, default| moment.map_or(default, |at| at.ms(now_ms));
     let span = (bound(export.since, i64::MIN), bound(export.until, i64::MAX));
     if span.0 >= span.1 {
         bail!("--since is not before --until: there is nothing between them");
     }
-    let known = all_sensors(&ground.store)?;
-    for sensor in &export.sensors {
-        if !known.contains(sensor) {
-            bail!(
-                "no sensor {sensor} has ever sent a reading; `engine ledger` lists those that have"
-            );
-        }
-    }
-    let sensors = match export.sensors.as_slice() {
-        [] => known,
-        _ => export.sensors,
-    };
-    let readings = Stored::new(ground.store.clone(), sensors, span)?;
-    let written = match &export.out {
-        None => write(
-            io::stdout().lock(),
-            export.format,
-            &ground.catalogue,
-            readings,
-        ),
-        Some(path) => {
-            let file = File::create(path)
-                .with_context(|| format!("cannot write {}; give another --out", path.display()))?;
-            write(file, export.format, &ground.catalogue, readings)
-        }
+    let written = match export.from {
+        Origin::Store => from_store(config, &export, span),
+        Origin::Mongodb => from_mongodb(config, &export, span),
     };
     match written {
         Ok(rows) => {
@@ -142,36 +151,121 @@ pub(crate) fn run(config: &Config, export: Export) -> anyhow::Result<()> {
     }
 }
 
-fn write(
-    out: impl Write,
-    format: Format,
-    catalogue: &Catalogue,
-    mut readings: Stored,
-) -> Result<u64, Stop> {
-    let mut out = BufWriter::with_capacity(1 << 16, out);
-    let mut rows = 0;
-    let mut table = Table::new(catalogue);
-    if format == Format::Csv {
-        out.write_all(table.header().as_bytes())?;
+fn from_store(config: &Config, export: &Export, span: (i64, i64)) -> Result<u64, Stop> {
+    let ground = Ground::existing(config)?;
+    let known = all_sensors(&ground.store)?;
+    for sensor in &export.sensors {
+        if !known.contains(sensor) {
+            return Err(Stop::Failed(anyhow!(
+                "no sensor {sensor} has ever sent a reading; `engine ledger` lists those that have"
+            )));
+        }
     }
-    while let Some((sensor, reading)) = readings
-        .next()
-        .map_err(|error| Stop::Failed(error.into()))?
-    {
-        match format {
-            Format::Csv => out.write_all(table.row(&sensor, &reading).as_bytes())?,
+    let sensors = match export.sensors.as_slice() {
+        [] => known,
+        some => some.to_vec(),
+    };
+    let mut readings = Stored::new(ground.store.clone(), sensors, span)?;
+    let mut writer = Writer::begin(export, &ground.catalogue)?;
+    while let Some((sensor, reading)) = readings.next()? {
+        writer.reading(&sensor, &reading, None)?;
+    }
+    writer.end()
+}
+
+fn from_mongodb(config: &Config, export: &Export, span: (i64, i64)) -> Result<u64, Stop> {
+    if config.mongodb.uri.is_none() {
+        return Err(Stop::Failed(anyhow!(
+            "mongodb.uri is not set: name the server there, or in VIGIE__MONGODB__URI"
+        )));
+    }
+    let catalogue = Catalogue::build(&config.quantities, &[])
+        .map_err(|invalid| anyhow!("{}", invalid.within("quantities")))?;
+    let advised = |trouble: &Trouble| Stop::Failed(anyhow!("{trouble}; {}", trouble.why.advice()));
+    let mut stop = None;
+    let rows = in_system(async {
+        let work = async {
+            let opened = Copy::open(&config.mongodb, &catalogue, &export.sensors, span);
+            let mut copy = opened.await.map_err(|trouble| advised(&trouble))?;
+            let mut writer = Writer::begin(export, &catalogue)?;
+            while let Some(copied) = copy.next().await.map_err(|trouble| advised(&trouble))? {
+                writer.reading(&copied.sensor, &copied.reading, Some(copied.z_score))?;
+            }
+            copy.close().await;
+            writer.end()
+        };
+        Ok(work.await.unwrap_or_else(|why| {
+            stop = Some(why);
+            0
+        }))
+    })?;
+    stop.map_or(Ok(rows), Err)
+}
+
+/// Writes one reading after the other.
+struct Writer<'a> {
+    out: BufWriter<Box<dyn Write>>,
+    format: Format,
+    table: Table<'a>,
+    rows: u64,
+}
+
+impl<'a> Writer<'a> {
+    fn begin(export: &Export, catalogue: &'a Catalogue) -> Result<Self, Stop> {
+        let out: Box<dyn Write> =
+            match &export.out {
+                None => Box::new(io::stdout().lock()),
+                Some(path) => Box::new(File::create(path).with_context(|| {
+                    format!("cannot write {}; give another --out", path.display())
+                })?),
+            };
+        let mut out = BufWriter::with_capacity(1 << 16, out);
+        let table = Table::new(catalogue);
+        if export.format == Format::Csv {
+            out.write_all(table.header().as_bytes())?;
+        }
+        Ok(Self {
+            out,
+            format: export.format,
+            table,
+            rows: 0,
+        })
+    }
+
+    /// `z_score`: all that is known of its z-scores.
+    fn reading(
+        &mut self,
+        sensor: &SensorId,
+        reading: &StoredReading,
+        z_score: Option<f64>,
+    ) -> Result<(), Stop> {
+        match self.format {
+            Format::Csv => {
+                let row = self.table.row(sensor, reading);
+                self.out.write_all(row.as_bytes())?;
+            }
             Format::Ndjson => {
                 let mut line = Vec::with_capacity(256);
-                write_reading(&mut line, &sensor, &reading, catalogue)
-                    .map_err(|error| Stop::Failed(error.into()))?;
+                write_reading(&mut line, sensor, reading, self.table.catalogue)?;
+                if let Some(z_score) = z_score {
+                    let mut known: serde_json::Map<String, serde_json::Value> =
+                        serde_json::from_slice(&line)?;
+                    known.remove("z");
+                    known.insert("z_score".to_owned(), z_score.into());
+                    line = serde_json::to_vec(&known)?;
+                }
                 line.push(b'\n');
-                out.write_all(&line)?;
+                self.out.write_all(&line)?;
             }
         }
-        rows += 1;
+        self.rows += 1;
+        Ok(())
     }
-    out.flush()?;
-    Ok(rows)
+
+    fn end(mut self) -> Result<u64, Stop> {
+        self.out.flush()?;
+        Ok(self.rows)
+    }
 }
 
 /// Lines of the table. Nothing in it needs quotes: ids and boots hold no commas, names of

@@ -2,6 +2,7 @@
 
 use anyhow::bail;
 use clap::ValueEnum;
+use vigie_actors::store::Missing;
 use vigie_wire::SensorId;
 
 use crate::config::Config;
@@ -55,6 +56,10 @@ pub(crate) fn run(config: &Config, format: Format, sensor: Option<SensorId>) -> 
                 for (reason, count) in &exceptions.quarantined {
                     line += &format!("  {reason} {count}");
                 }
+                line += &missing_while(exceptions.missing_while);
+                if exceptions.restarts > 0 {
+                    line += &format!("  restarts {}", exceptions.restarts);
+                }
                 say(&line);
             }
         }
@@ -64,14 +69,29 @@ pub(crate) fn run(config: &Config, format: Format, sensor: Option<SensorId>) -> 
         let aside: u64 = sums.quarantined.values().sum();
         say(&format!(
             "\n{} sensors; received {} = stored {} + duplicate {} + quarantined {aside}; {} late, {} \
-             missing",
+             missing{}; {} restarts",
             sensors.len(),
             sums.received(),
             sums.stored,
             sums.duplicate,
             sums.late,
-            sums.missing
+            sums.missing,
+            missing_while(sums.missing_while),
+            sums.restarts
         ));
     }
     Ok(())
+}
+
+/// What was going on while readings went missing, in words.
+fn missing_while(missing: Missing) -> String {
+    let words = [
+        (missing.engine_down, "while the engine was down"),
+        (missing.broker_away, "while the broker was away"),
+        (missing.unknown, "for reasons that it does not know"),
+    ];
+    let words = words.iter().filter(|(count, _)| *count > 0);
+    words
+        .map(|(count, words)| format!("  {count} missing {words}"))
+        .collect()
 }

@@ -30,7 +30,21 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 use clap::Parser;
 
+/// A dump of its memory would hold the secrets that it shows to others.
+#[cfg(unix)]
+fn leave_no_core() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    // One may always have less.
+    let _granted = setrlimit(Resource::Core, none);
+}
+
 fn main() -> ExitCode {
+    #[cfg(unix)]
+    leave_no_core();
     // Several crates bring TLS; the process decides once which cryptography they use.
     if rustls::crypto::aws_lc_rs::default_provider()
         .install_default()

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::Channel;
 use super::budget::{Budget, Plan, Sent};
 use crate::clock::Clock;
+use crate::failpoint;
 use crate::message::{Drain, Noticed, Tick, To};
 use crate::metrics::{ChannelMetrics, Metrics, StageMetrics};
 use crate::score::incident::Notice;
@@ -243,6 +244,7 @@ impl Delivery {
             Err(_put_aside) => {}
         }
         let keys = waiting.iter().map(|(key, _)| key.as_slice());
+        failpoint::pass("alert.delivered");
         self.store.delivered(keys, spent)?;
         self.stage.sent.inc_by(notices.len() as u64);
         Ok(true)

@@ -10,10 +10,12 @@ use tokio::time::{Duration, Instant};
 use super::batcher::{Batcher, Dispatch, Verdict};
 use super::intake::Delivery;
 use crate::batch::{Answer, Batch, Epochs, Refusal};
-use crate::clock::Clock;
+use crate::clock::{Clock, Steps};
+use crate::failpoint;
 use crate::message::{Arrived, Drain, Tick, To};
 use crate::metrics::{Mailbox, Metrics, StageMetrics};
 use crate::reading::Arrival;
+use crate::stats::hearing::Hearing;
 use crate::supervise::Guard;
 
 /// Passes a batch to every Stats share; false if one of them did not take it.
@@ -26,6 +28,8 @@ pub struct Ingest {
     shares: Shares,
     epochs: Arc<Epochs>,
     clock: Option<Arc<dyn Clock>>,
+    steps: Steps,
+    hearing: Arc<Hearing>,
     event_ms: i64,
     guard: Guard,
     metrics: Metrics,
@@ -51,6 +55,7 @@ impl Ingest {
         shares: Shares,
         epochs: Arc<Epochs>,
         clock: Option<Arc<dyn Clock>>,
+        hearing: Arc<Hearing>,
         guard: Guard,
         metrics: Metrics,
     ) -> Self {
@@ -63,6 +68,8 @@ impl Ingest {
             shares,
             epochs,
             clock,
+            steps: Steps::default(),
+            hearing,
             event_ms,
             guard,
             metrics,
@@ -95,7 +102,15 @@ impl Ingest {
     /// The stream's time, with which a batch sets out.
     fn now_ms(&mut self, arrivals: &[Arrival]) -> i64 {
         if let Some(clock) = &self.clock {
-            return clock.now_ms();
+            let (now_ms, step) = self.steps.look(clock.as_ref());
+            if let Some(step_ms) = step {
+                tracing::warn!(
+                    step_s = step_ms / 1000,
+                    "the clock of this machine was set, or it slept; silence counts from here"
+                );
+                self.hearing.stepped(now_ms);
+            }
+            return now_ms;
         }
         let times = arrivals.iter().filter_map(|arrival| match arrival {
             Arrival::Reading(reading) => Some(reading.order_ms),
@@ -109,6 +124,7 @@ impl Ingest {
         let batcher = &mut self.batcher;
         match self.guard.run(None, || batcher.answered(serial, answer)) {
             Ok(Verdict::Stored(outcomes)) => {
+                failpoint::pass("ingest.answered");
                 self.metrics.outcomes(&outcomes);
                 let answered = i64::try_from(outcomes.len()).unwrap_or(i64::MAX);
                 self.metrics.in_flight.sub(answered);

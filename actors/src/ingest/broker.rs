@@ -31,6 +31,7 @@ use super::decode::{Decode, decode_safely};
 use super::intake::{Answered, Intake, Refused, Room};
 use crate::clock::Clock;
 use crate::config::{Invalid, Span, in_range};
+use crate::failpoint;
 use crate::metrics::BrokerMetrics;
 use crate::reading::Arrival;
 use crate::secret::{REDACTED, redacted};
@@ -751,6 +752,7 @@ impl Session<'_> {
         let (arrived, ids) = answer.map_err(|Refused| Self::refused())?;
         self.achieved.progress = true;
         let all = ids.len() as u64;
+        failpoint::pass("broker.puback");
         for id in ids {
             if !self.acknowledge(id).await.map_err(End::Failed)? {
                 // The connection is gone; the poller will tell why.
@@ -758,6 +760,7 @@ impl Session<'_> {
             }
             self.unacknowledged -= 1;
             self.broker.surroundings.metrics.pubacks.inc();
+            failpoint::pass("broker.acknowledged");
         }
         if all > 0 {
             let seconds = &self.broker.surroundings.metrics.puback_seconds;

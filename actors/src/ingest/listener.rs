@@ -40,6 +40,7 @@ use mqtt_protocol_core::mqtt::result_code::{
     ConnectReasonCode, ConnectReturnCode, DisconnectReasonCode, MqttError, PubackReasonCode,
     SubackReasonCode, SubackReturnCode, UnsubackReasonCode,
 };
+use secrecy::{ExposeSecret, SecretSlice};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -55,6 +56,7 @@ use super::bounds::{HEADER_ALLOWANCE, PAYLOAD_CEILING, ReadBuffer, Throttle, quo
 use super::decode::{Decode, decode_safely};
 use super::intake::{Answered, Intake, Refused, Room};
 use crate::clock::Clock;
+use crate::failpoint;
 use crate::metrics::ListenerMetrics;
 use crate::reading::Arrival;
 use crate::tls::{self, ServerCertificates};
@@ -339,8 +341,13 @@ struct Hello {
     clean: bool,
     keep_alive_s: u16,
     name: Option<String>,
-    password: Option<Vec<u8>>,
+    /// Zeros when it is no longer needed.
+    password: Option<Arc<SecretSlice<u8>>>,
     own_authentication: bool,
+}
+
+fn secret(bytes: &[u8]) -> Arc<SecretSlice<u8>> {
+    Arc::new(bytes.to_vec().into())
 }
 
 /// Why a CONNECT was not accepted.
@@ -669,7 +676,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 clean: connect.clean_session(),
                 keep_alive_s: connect.keep_alive(),
                 name: connect.user_name().map(str::to_owned),
-                password: connect.password().map(<[u8]>::to_vec),
+                password: connect.password().map(secret),
                 own_authentication: false,
             }),
             Packet::V5_0Connect(connect) => {
@@ -693,7 +700,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     clean: true,
                     keep_alive_s: connect.keep_alive(),
                     name: connect.user_name().map(str::to_owned),
-                    password: connect.password().map(<[u8]>::to_vec),
+                    password: connect.password().map(secret),
                     own_authentication,
                 })
             }
@@ -740,7 +747,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let (Some(name), Some(password)) = (hello.name.clone(), hello.password.clone()) else {
             return Err(wrong());
         };
-        if let Some(account) = accounts.recall(&name, &password) {
+        if let Some(account) = accounts.recall(&name, password.expose_secret()) {
             return Ok(Some(account));
         }
         let limit = self.shared.config.connect_timeout.duration();
@@ -756,9 +763,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let accounts = Arc::clone(accounts);
         let verified = tokio::task::spawn_blocking(move || {
             // Another node of the same user may have been verified while this one waited.
+            let password = password.expose_secret();
             let account = accounts
-                .recall(&name, &password)
-                .or_else(|| accounts.verify(&name, &password));
+                .recall(&name, password)
+                .or_else(|| accounts.verify(&name, password));
             drop(turn);
             account
         });
@@ -1154,7 +1162,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         for ack in &acks {
             self.acknowledge(*ack);
         }
+        failpoint::pass("listener.puback");
         self.write().await.map_err(End::Io)?;
+        failpoint::pass("listener.acknowledged");
         let (metrics, sent) = (&self.shared.metrics, acks.len() as u64);
         metrics.pubacks.inc_by(sent);
         if sent > 0 {

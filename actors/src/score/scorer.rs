@@ -18,7 +18,7 @@ use super::{Config, ForestPer};
 use crate::batch::Batch;
 use crate::quantity::Catalogue;
 use crate::reading::{Arrival, Reading};
-use crate::stats::hearing::Hearing;
+use crate::stats::hearing::{Hearing, Meanwhile};
 use crate::stats::share::{Finding, Part, Recalled, SilenceLine};
 use crate::stats::state::Observed;
 use crate::{stats, store};
@@ -63,6 +63,10 @@ pub struct ScoredReading {
     pub fired: Vec<Verdict>,
     /// Sequence numbers that are missing before it.
     pub skipped: u64,
+    /// What was going on while those went missing.
+    pub meanwhile: Meanwhile,
+    /// The node has restarted since the reading before.
+    pub restarted: bool,
     /// The sensor's expected interval.
     pub expected_ms: Option<i64>,
     /// When the reading before was received.
@@ -512,6 +516,13 @@ impl<M: IncidentMemory> Scorer<M> {
             generation: 0,
             fired,
             skipped: observed.skipped,
+            meanwhile: if observed.skipped == 0 {
+                Meanwhile::default()
+            } else {
+                self.hearing
+                    .meanwhile(observed.heard_before_ms.unwrap_or(i64::MAX))
+            },
+            restarted: observed.restarted,
             expected_ms: observed.expected_gap_ms,
             heard_before_ms: observed.heard_before_ms.unwrap_or(i64::MAX),
         }

@@ -73,6 +73,14 @@ impl Recent {
         self.boot
     }
 
+    /// Is this a reading of another boot than those before it?
+    pub fn is_of_another_boot(&self, identity: Identity) -> bool {
+        match identity {
+            Identity::Sequence { boot, .. } => self.boot.is_some_and(|known| known != boot),
+            Identity::Payload(_) | Identity::Unique(_) => false,
+        }
+    }
+
     /// See `SensorState::touch`.
     pub fn touch(&self) -> u64 {
         self.highest ^ self.seen[WORDS / 2]
@@ -192,6 +200,8 @@ mod tests {
             recent.record(id("a", seq), 0);
         }
         assert_eq!(recent.missing, 2 + 1993);
+        assert!(recent.is_of_another_boot(id("b", 900)));
+        assert!(!recent.is_of_another_boot(id("a", 2001)));
         recent.record(id("b", 900), 0);
         assert_eq!(recent.missing, 1995, "a reboot starts a new count");
         assert_eq!(

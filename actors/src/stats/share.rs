@@ -274,7 +274,13 @@ impl<M: Memory> Share<M> {
                 index += 1;
             }
         }
-        if batch.now_ms.saturating_sub(self.last_check_ms) >= 1000 {
+        // Time may go back: somebody may set the clock.
+        if batch
+            .now_ms
+            .saturating_sub(self.last_check_ms)
+            .unsigned_abs()
+            >= 1000
+        {
             self.last_check_ms = batch.now_ms;
             part.silent = self.silent(batch.now_ms)?;
         }
@@ -428,7 +434,8 @@ impl<M: Memory> Share<M> {
     fn silent(&mut self, now_ms: i64) -> Result<Vec<Silence>, store::Error> {
         let (line, listening) = (self.silence, self.hearing.since_ms());
         let since = |received_ms: i64| match received_ms {
-            heard if heard >= listening => heard,
+            // Later than now is by a clock that was set back since.
+            heard if heard >= listening && heard <= now_ms => heard,
             _ => listening.saturating_add(RECONNECT_MS),
         };
         let is_overdue = |received_ms: i64, expected_ms: Option<i64>| {

@@ -117,6 +117,8 @@ pub struct Observed {
     pub skipped: u64,
     /// The device started, or told of a start.
     pub started: bool,
+    /// The node has restarted since the reading before.
+    pub restarted: bool,
 }
 
 impl SensorState {
@@ -180,6 +182,7 @@ impl SensorState {
         self.received_ms = reading.received_ms;
         self.next_s = reading.next_s;
         let started = Device::learn(&mut self.device, reading, self.recent.boot());
+        let restarted = self.recent.is_of_another_boot(reading.identity);
         let skipped = self.recent.record(reading.identity, reading.order_ms);
 
         let pace = Pace {
@@ -222,6 +225,7 @@ impl SensorState {
             expected_gap_ms,
             skipped,
             started,
+            restarted,
         }
     }
 
@@ -262,6 +266,7 @@ impl SensorState {
             expected_gap_ms: self.expected_gap_ms(),
             skipped: 0,
             started: false,
+            restarted: false,
         }
     }
 

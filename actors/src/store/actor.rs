@@ -7,6 +7,7 @@ use super::committer::Committer;
 use super::room::Room;
 use crate::batch::Refusal;
 use crate::clock::Clock;
+use crate::failpoint;
 use crate::message::Carrier;
 use crate::metrics::{Latest, Metrics, Shown};
 use crate::reading::Arrival;
@@ -161,6 +162,7 @@ impl Stage for Storing {
             self.health.committed();
         }
         batch.commit(committed.outcomes);
+        failpoint::pass("store.answered");
         self.publish(&scored);
         Ok(Some(Stored {
             notices: committed.notices,

@@ -12,6 +12,7 @@ use super::hourly::hour_of;
 use super::row::{Row, StoredValue};
 use super::{Config, Error, Exceptions, Ledger};
 use crate::alert::route::Route;
+use crate::failpoint;
 use crate::reading::{Arrival, Identity, Outcome, Quarantined, Reading};
 use crate::score::scorer::{Kind, Scored, ScoredReading};
 
@@ -136,6 +137,7 @@ impl Committer {
             write.anomaly(scored.batch.now_ms, &silent.sensor, &since, &silent.verdict)?;
             ledger.anomalies += 1;
         }
+        let snapshots = !scored.snapshots.is_empty();
         for (sensor, state) in scored.snapshots.drain(..) {
             write.state(&sensor, state);
         }
@@ -171,7 +173,12 @@ impl Committer {
             write.ledger(&ledger)?;
         }
         if !write.is_empty() {
+            failpoint::pass("store.commit");
+            if snapshots {
+                failpoint::pass("store.snapshot");
+            }
             write.commit()?;
+            failpoint::pass("store.committed");
         }
         self.ledger = ledger;
         self.quarantine = quarantine;
@@ -217,10 +224,12 @@ impl Change<'_> {
             self.stored_here.insert((reading.sensor, reading.identity));
         }
         put(&mut self.write, reading, row, &mut self.ledger)?;
-        if row.kind == Kind::Late || row.skipped > 0 {
+        if row.kind == Kind::Late || row.skipped > 0 || row.restarted {
             let exception = self.exceptions.of(self.store, reading.sensor)?;
             exception.late += u64::from(row.kind == Kind::Late);
             exception.missing = exception.missing.saturating_add(row.skipped);
+            exception.missing_while.add(row.meanwhile, row.skipped);
+            exception.restarts += u64::from(row.restarted);
         }
         let hour = hour_of(reading.order_ms);
         // Its hour may be rolled up already.
@@ -327,5 +336,7 @@ fn put(
     }
     ledger.late += u64::from(late);
     ledger.missing = ledger.missing.saturating_add(scored.skipped);
+    ledger.missing_while.add(scored.meanwhile, scored.skipped);
+    ledger.restarts += u64::from(scored.restarted);
     Ok(())
 }

@@ -4,8 +4,11 @@
 //! fjall holds its journal lock through sync and insert, so there is one writer of readings; a
 //! failed sync poisons the database for the process, so every error here is final for the writer.
 
+mod files;
 mod keeping;
 
+use std::fs::{File, TryLockError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,12 +21,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vigie_wire::{QuantityId, SensorId};
 
+pub use self::files::LeftOut;
 use super::outgoing::{self, Outgoing};
 use super::row::{self, Row, StoredAnomaly, StoredReading};
-use super::{Config, Error, Exceptions, Ledger};
+use super::{Config, Error, Exceptions, Ledger, Missing};
 use crate::alert::History;
 use crate::alert::budget::Sent;
 use crate::alert::chart::Point;
+use crate::failpoint;
 use crate::reading::{Identity, Reading};
 use crate::score::forest::Model;
 use crate::score::incident::{Incident, Notice, Order, Raised};
@@ -78,6 +83,43 @@ fn failed(error: fjall::Error) -> Error {
     Error::Failed(Box::new(error))
 }
 
+/// Something of the store in `dir` that only a copy can mend.
+fn damaged(dir: &Path, what: &str) -> Error {
+    Error::DamagedFile {
+        path: dir.into(),
+        what: what.to_owned(),
+        fix: "put the whole store back from a copy",
+    }
+}
+
+/// Keeps other engines out while files are looked at; fjall takes the same lock when it opens.
+fn lock(dir: &Path) -> Result<Option<File>, Error> {
+    let failed = |error: std::io::Error| Error::Open {
+        path: dir.into(),
+        source: Box::new(error),
+    };
+    let file = match File::options().write(true).open(dir.join("lock")) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(failed)?,
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked(dir.into())),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+/// A keyspace that cannot be read to its end.
+#[derive(Debug)]
+pub struct Unreadable {
+    /// Its name.
+    pub keyspace: &'static str,
+    /// Rows that can be read.
+    pub rows: u64,
+    /// What the database says of the next one.
+    pub why: String,
+}
+
 /// Part of a listing, and where to go on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page<T> {
@@ -88,17 +130,59 @@ pub struct Page<T> {
 }
 
 impl Embedded {
-    /// Opens the store in `dir`, or makes it. Repairs what a crash left half-written.
+    /// Opens the store in `dir`, or makes it. Repairs what a crash left half-written, and cuts off a
+    /// damaged end of the journal, which it says.
     ///
     /// # Errors
-    /// [`Error::Locked`], [`Error::Open`] or [`Error::OtherFormat`].
+    /// [`Error::Locked`], [`Error::Open`], [`Error::DamagedFile`] or [`Error::OtherFormat`].
     pub fn open(dir: &Path, config: &Config) -> Result<Self, Error> {
+        {
+            let _mine = lock(dir)?;
+            for cut in files::inspect(dir)? {
+                tracing::error!(
+                    journal = %cut.journal.display(),
+                    bytes = cut.bytes,
+                    kept = %cut.kept.display(),
+                    "the last batch of the journal cannot be read and is left out: if it was \
+                     acknowledged, its readings are lost"
+                );
+            }
+        }
+        // What fjall says by a panic is that a file does not hold what it must.
+        let opened = AssertUnwindSafe(|| Self::open_whole(dir, config));
+        let store = catch_unwind(opened)
+            .unwrap_or_else(|_| Err(damaged(dir, "the database gave up reading it")))?;
+        let stored = store.ledger()?.stored;
+        if let Some(gone) = files::marked(dir).and_then(|marked| marked.checked_sub(stored + 1)) {
+            tracing::error!(
+                store = %dir.display(),
+                readings = gone + 1,
+                "so many readings at least had been stored and are gone: the end of a file is \
+                 missing. Put the whole store back from a copy if there is a newer one"
+            );
+        }
+        Ok(store)
+    }
+
+    /// Leaves what cannot be read out of the journal, and keeps it as it was beside it.
+    ///
+    /// # Errors
+    /// [`Error::Locked`], or [`Error::DamagedFile`] if something else is damaged.
+    pub fn repair(dir: &Path) -> Result<Vec<LeftOut>, Error> {
+        let _mine = lock(dir)?;
+        files::repair(dir)
+    }
+
+    fn open_whole(dir: &Path, config: &Config) -> Result<Self, Error> {
         let opened = |error| match error {
             fjall::Error::Locked => Error::Locked(dir.into()),
-            other => Error::Open {
-                path: dir.into(),
-                source: Box::new(other),
-            },
+            fjall::Error::Io(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => {
+                Error::Open {
+                    path: dir.into(),
+                    source: Box::new(error),
+                }
+            }
+            other => damaged(dir, &other.to_string()),
         };
         let mib = |n: u32| u64::from(n) << 20;
         let db = Database::builder(dir)
@@ -173,6 +257,7 @@ impl Embedded {
             }
             Some(_) => {}
         }
+        failpoint::pass("store.opened");
         Ok(store)
     }
 
@@ -267,7 +352,28 @@ impl Embedded {
     /// # Errors
     /// [`Error`] if the store cannot be read.
     pub fn ledger(&self) -> Result<Ledger, Error> {
-        Ok(self.meta_value("ledger")?.unwrap_or_default())
+        let bytes = self.meta.get("ledger").map_err(failed)?;
+        let ledger = bytes.map(|bytes| {
+            decode(&bytes, "ledger").or_else(|_| {
+                // As it was written before causes were.
+                let (stored, late, duplicate, quarantined, missing, anomalies) =
+                    decode(&bytes, "ledger")?;
+                Ok(Ledger {
+                    stored,
+                    late,
+                    duplicate,
+                    quarantined,
+                    missing,
+                    anomalies,
+                    missing_while: Missing {
+                        unknown: missing,
+                        ..Missing::default()
+                    },
+                    restarts: 0,
+                })
+            })
+        });
+        Ok(ledger.transpose()?.unwrap_or_default())
     }
 
     /// What happened to a sensor's messages beside being stored in order.
@@ -276,8 +382,24 @@ impl Embedded {
     /// [`Error`] if the store cannot be read.
     pub fn exceptions(&self, sensor: &SensorId) -> Result<Exceptions, Error> {
         let bytes = self.ledgers.get(sensor.as_str()).map_err(failed)?;
-        let row = bytes.map(|bytes| decode(&bytes, "ledger")).transpose()?;
-        Ok(row.unwrap_or_default())
+        let row = bytes.map(|bytes| {
+            decode(&bytes, "ledger").or_else(|_| {
+                // As it was written before causes were.
+                let (late, duplicate, missing, quarantined) = decode(&bytes, "ledger")?;
+                Ok(Exceptions {
+                    late,
+                    duplicate,
+                    missing,
+                    quarantined,
+                    missing_while: Missing {
+                        unknown: missing,
+                        ..Missing::default()
+                    },
+                    restarts: 0,
+                })
+            })
+        });
+        Ok(row.transpose()?.unwrap_or_default())
     }
 
     /// Has this sensor ever sent a reading?
@@ -322,6 +444,56 @@ impl Embedded {
         }
         let key = row::identity_key(&reading.sensor, reading.identity);
         self.identities.contains_key(key).map_err(failed)
+    }
+
+    /// Reads everything, and gives what cannot be read. For checks: it takes as long as the store is
+    /// large.
+    pub fn read_through(&self) -> Vec<Unreadable> {
+        let keyspaces = [
+            ("readings", &self.readings),
+            ("identities", &self.identities),
+            ("anomalies", &self.anomalies),
+            ("states", &self.states),
+            ("incidents", &self.incidents),
+            ("current", &self.current),
+            ("orders", &self.orders),
+            ("raised", &self.raised),
+            ("outbox", &self.outbox),
+            ("sent", &self.sent),
+            ("quarantine", &self.quarantine),
+            ("models", &self.models),
+            ("outgoing", &self.outgoing),
+            ("rejected", &self.rejected),
+            ("hours", &self.hours),
+            ("due", &self.due),
+            ("ledgers", &self.ledgers),
+            ("meta", &self.meta),
+        ];
+        let mut unreadable = Vec::new();
+        for (name, keyspace) in keyspaces {
+            let mut rows = 0;
+            let read = catch_unwind(AssertUnwindSafe(|| {
+                for guard in keyspace.iter() {
+                    let (_, value) = guard.into_inner().map_err(|error| error.to_string())?;
+                    if name == "readings" {
+                        Row::decode(&value).map_err(|error| error.to_string())?;
+                    }
+                    rows += 1;
+                }
+                Ok(())
+            }));
+            let why = match read {
+                Ok(Ok(())) => continue,
+                Ok(Err(why)) => why,
+                Err(_panic) => "the database gave up reading it".to_owned(),
+            };
+            unreadable.push(Unreadable {
+                keyspace: name,
+                rows,
+                why,
+            });
+        }
+        unreadable
     }
 
     /// Number of stored readings, counted one by one: for checks, not for dashboards.
@@ -631,6 +803,7 @@ impl Embedded {
             }
         }
         since.sort_by_key(|(entered, _)| *entered);
+        failpoint::pass("stats.recalled");
         Ok(Some(Recalled {
             state,
             since: since.into_iter().map(|(_, reading)| reading).collect(),

@@ -8,6 +8,7 @@ use vigie_wire::SensorId;
 use super::embedded::Embedded;
 use super::hourly::{HOUR_MS, hour_of};
 use super::{Config, Error};
+use crate::failpoint;
 
 /// An hour is rolled up this long after its end: what is under way at its end still gets in.
 const GRACE_MS: i64 = 5 * 60_000;
@@ -55,6 +56,14 @@ impl Keeper {
         (self.store.disk_bytes(), max)
     }
 
+    /// See [`Embedded::mark`].
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read, or the file not written.
+    pub fn mark(&self) -> Result<(), Error> {
+        self.store.mark()
+    }
+
     /// One look at all sensors. Ends early, between two writes, when `stop` says so.
     ///
     /// # Errors
@@ -73,6 +82,7 @@ impl Keeper {
             };
             let hours = store.roll_up(sensor, (from_ms, over_ms))?;
             store.put_hours(&hours, &[], forward)?;
+            failpoint::pass("keeper.rolled_up");
             done.hours += hours.len() as u64;
             // The last year of a sensor that is gone is worth as much as that of others.
             if let Some(newest) = store.newest(sensor)? {
@@ -203,7 +213,10 @@ fn remove(
     while !stop() {
         match store.remove_readings(sensor, before_ms, CHUNK)? {
             0 => break,
-            some => removed += some as u64,
+            some => {
+                failpoint::pass("keeper.removed");
+                removed += some as u64;
+            }
         }
     }
     Ok(removed)

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Invalid, Span, in_range};
+use crate::stats::hearing::Meanwhile;
 use crate::stats::state::SensorState;
 
 /// Section `[store]`.
@@ -90,6 +91,16 @@ pub enum Error {
         /// What the database said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A file of it is damaged. Nothing was changed.
+    #[error("{} is damaged ({what}); nothing was changed: {fix}", .path.display())]
+    DamagedFile {
+        /// The file, or the store.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+        /// What to do.
+        fix: &'static str,
+    },
     /// It was written by another version of the engine.
     #[error(
         "the store has format {found}, this engine knows {known}; use the engine that wrote it, or another data directory"
@@ -154,6 +165,10 @@ pub struct Ledger {
     pub missing: u64,
     /// Anomalies found.
     pub anomalies: u64,
+    /// What was going on while they went missing.
+    pub missing_while: Missing,
+    /// Restarts of nodes, told by a new boot id.
+    pub restarts: u64,
 }
 
 impl Ledger {
@@ -175,4 +190,42 @@ pub struct Exceptions {
     pub missing: u64,
     /// Kept aside, by reason.
     pub quarantined: std::collections::BTreeMap<String, u64>,
+    /// What was going on while they went missing.
+    pub missing_while: Missing,
+    /// How often it restarted, told by a new boot id. Numbers do not go on over a restart: what was
+    /// lost there is not counted.
+    pub restarts: u64,
+}
+
+/// Missing readings, by what was going on between the reading before and the next one of the
+/// sensor. It need not be the cause.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    /// The engine was not there for some of the time.
+    pub engine_down: u64,
+    /// The engine was there, its link to the broker was not for some of the time.
+    pub broker_away: u64,
+    /// Both were there all the time: lost by the node, on its way, or by the broker.
+    pub unknown: u64,
+}
+
+impl Missing {
+    /// So many more.
+    pub fn add(&mut self, meanwhile: Meanwhile, numbers: u64) {
+        let sum = match meanwhile {
+            Meanwhile::EngineDown => &mut self.engine_down,
+            Meanwhile::BrokerAway => &mut self.broker_away,
+            Meanwhile::Unknown => &mut self.unknown,
+        };
+        *sum = sum.saturating_add(numbers);
+    }
+
+    /// With the names of what was going on.
+    pub fn by_name(&self) -> [(&'static str, u64); 3] {
+        [
+            ("engine_down", self.engine_down),
+            ("broker_away", self.broker_away),
+            ("unknown", self.unknown),
+        ]
+    }
 }

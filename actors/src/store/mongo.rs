@@ -1,11 +1,12 @@
 //! MongoDB: connects, makes collections and indexes, copies rows, removes old ones. The only place
-//! that knows the driver (`document` makes the documents, `trouble` reads its errors, `old` reads what other
+//! that knows the driver (`document` makes the documents, `copied` reads them back, `trouble` reads its errors, `old` reads what other
 //! programs wrote).
 //!
 //! Every document has an `_id` that follows from what it says, so sending one twice changes
 //! nothing: whatever may or may not have arrived is sent again. All commands go through one gate
 //! that keeps to a number per second, for small clusters refuse more.
 
+mod copied;
 mod document;
 mod old;
 mod trouble;
@@ -21,7 +22,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-pub use self::old::{Fields, Old};
+pub use self::copied::{Copied, Copy};
+pub use self::old::{Fields, Old, Reader};
 pub use self::trouble::{Trouble, Why};
 use self::trouble::{Written, written};
 use super::outgoing::Outgoing;

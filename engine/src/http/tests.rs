@@ -458,7 +458,8 @@ async fn shapes_are_exact() {
         server.get("/api/v1/ledger").await.body,
         concat!(
             r#"{"received":1329,"stored":1323,"late":0,"duplicate":2,"#,
-            r#""quarantined":{"malformed":4},"missing":0,"anomalies":3}"#,
+            r#""quarantined":{"malformed":4},"missing":0,"anomalies":3,"#,
+            r#""missing_while":{"engine_down":0,"broker_away":0,"unknown":0},"restarts":0}"#,
         )
     );
     // Ids may be escaped, as some clients do with the colon.

@@ -61,11 +61,26 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `engine ARGS` in the directory `dir`, with nothing in the environment that it reads.
     pub(crate) fn start(dir: &Path, args: &[impl AsRef<OsStr>]) -> Self {
-        Self::start_with(dir, args, Stdio::null())
+        Self::start_in(dir, args, &[])
     }
 
-    fn start_with(dir: &Path, args: &[impl AsRef<OsStr>], stdin: Stdio) -> Self {
-        Self::start_program(Path::new(env!("CARGO_BIN_EXE_engine")), dir, args, stdin)
+    /// The same with these variables in the environment.
+    pub(crate) fn start_in(
+        dir: &Path,
+        args: &[impl AsRef<OsStr>],
+        environment: &[(&str, &str)],
+    ) -> Self {
+        Self::start_with(dir, args, environment, Stdio::null())
+    }
+
+    fn start_with(
+        dir: &Path,
+        args: &[impl AsRef<OsStr>],
+        environment: &[(&str, &str)],
+        stdin: Stdio,
+    ) -> Self {
+        let engine = Path::new(env!("CARGO_BIN_EXE_engine"));
+        Self::spawn(engine, dir, args, environment, stdin)
     }
 
     /// Any program of ours.
@@ -73,6 +88,16 @@ impl Process {
         program: &Path,
         dir: &Path,
         args: &[impl AsRef<OsStr>],
+        stdin: Stdio,
+    ) -> Self {
+        Self::spawn(program, dir, args, &[], stdin)
+    }
+
+    fn spawn(
+        program: &Path,
+        dir: &Path,
+        args: &[impl AsRef<OsStr>],
+        environment: &[(&str, &str)],
         stdin: Stdio,
     ) -> Self {
         let mut command = Command::new(program);
@@ -86,6 +111,7 @@ impl Process {
                 command.env_remove(&key);
             }
         }
+        command.envs(environment.iter().copied());
         let mut child = command
             .stdin(stdin)
             .stdout(Stdio::piped())
@@ -252,7 +278,7 @@ pub(crate) fn engine(dir: &Path, args: &[impl AsRef<OsStr>]) -> Finished {
 
 /// Runs `engine ARGS` to its end, with `input` on its standard input.
 pub(crate) fn engine_reading(dir: &Path, args: &[&str], input: &str) -> Finished {
-    let mut process = Process::start_with(dir, args, Stdio::piped());
+    let mut process = Process::start_with(dir, args, &[], Stdio::piped());
     let mut stdin = process.child.stdin.take().unwrap();
     stdin.write_all(input.as_bytes()).unwrap();
     drop(stdin);
@@ -291,9 +317,13 @@ impl Engine {
     }
 
     /// The same; gives what it said if it ends instead.
-    pub(crate) fn try_start(dir: &Path, args: &[&str]) -> Result<Self, Finished> {
+    pub(crate) fn try_start(dir: &Path, args: &[impl AsRef<OsStr>]) -> Result<Self, Finished> {
+        Self::of(Process::start(dir, args))
+    }
+
+    /// Of a process that has just been started.
+    pub(crate) fn of(mut process: Process) -> Result<Self, Finished> {
         let begun = Instant::now();
-        let mut process = Process::start(dir, args);
         let http = wait_until("the line with the HTTP address", PATIENCE, || {
             let lines = process.stdout();
             let schemes = ["http", "https"].iter();

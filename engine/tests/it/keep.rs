@@ -22,7 +22,7 @@ fn run(dir: &Path, more: &str) -> Engine {
 }
 
 /// The first look comes with the first tick.
-fn wait_kept(engine: &Engine) {
+pub(crate) fn wait_kept(engine: &Engine) {
     wait_until("a pass of the Keeper", PATIENCE, || {
         let (hours, removed) = (
             engine.count("vigie_rollups_total"),
@@ -34,7 +34,7 @@ fn wait_kept(engine: &Engine) {
     });
 }
 
-fn hours(engine: &Engine, sensor: &str) -> Vec<Value> {
+pub(crate) fn hours(engine: &Engine, sensor: &str) -> Vec<Value> {
     engine.list(&format!("/api/v1/sensors/{sensor}/hours"), "hours", 100)
 }
 
@@ -59,7 +59,7 @@ fn expected(readings: &[Value], quantity: &str) -> BTreeMap<i64, (u64, f64, f64,
         .collect()
 }
 
-fn assert_rolled_up(hours: &[Value], readings: &[Value]) {
+pub(crate) fn assert_rolled_up(hours: &[Value], readings: &[Value]) {
     for quantity in ["temperature", "humidity"] {
         let expected = expected(readings, quantity);
         assert_eq!(hours.len(), expected.len(), "hours");

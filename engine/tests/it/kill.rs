@@ -2,7 +2,7 @@
 //! and the statistics are those of a run without interruption.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -13,33 +13,10 @@ use super::harness::{
     Engine, PATIENCE, Process, Published, acked, assert_kept, doctor, now_ms, setting, simulate,
     simulate_args, stored, wait_until,
 };
-use super::mosquitto::Way;
+use super::mosquitto::{Way, free};
 
 const SEED: u64 = 9;
 const READY_WITHIN: Duration = Duration::from_secs(3);
-
-/// On a port of its own, so that the publisher finds it again. Below those that the system hands
-/// out by itself: nobody takes it while the engine is away, not even the publisher that tries to
-/// connect.
-fn start_on_a_port(dir: &Path, random: &mut impl rand::Rng) -> (Engine, String) {
-    for _ in 0..20 {
-        let addr = format!("127.0.0.1:{}", random.gen_range(20_000..32_000));
-        let args = [
-            "run",
-            "--data-dir",
-            "data",
-            "--http",
-            "127.0.0.1:0",
-            "--mqtt",
-            &addr,
-        ];
-        match Engine::try_start(dir, &args) {
-            Ok(engine) => return (engine, addr),
-            Err(ended) => assert!(ended.stderr.contains("--mqtt"), "{ended:#?}"),
-        }
-    }
-    panic!("20 ports are in use");
-}
 
 /// What has to be the same however often the engine was killed, by sensor.
 fn rows(engine: &Engine) -> Vec<(String, Vec<Value>)> {
@@ -102,20 +79,7 @@ fn kill_nine_of_a_subscriber_loses_nothing_doubles_nothing_and_changes_no_statis
 fn survives_kill_nine(dir: &Path, way: &Way) {
     let kills = setting("VIGIE_KILLS", 10);
     let mut random = StdRng::seed_from_u64(SEED);
-    let file = dir.join("acked");
-    let fleet = format!(
-        "--sensors 20 --seed {SEED} --faults spike,sentinel,stuck --fault-every 100 \
-         --fault-warmup 100 --interval 1s --start {}",
-        now_ms() - 6 * 86_400_000
-    );
-    // The port is any free one; the moments are those of the seed.
-    let (mut engine, addr) = match way {
-        Way::Listener => start_on_a_port(dir, &mut rand::thread_rng()),
-        Way::Mosquitto(_) => (way.run(dir), "127.0.0.1:0".to_owned()),
-    };
-    let load = format!("{fleet} --rate 2000 --acked acked");
-    let mut publisher = Process::start(dir, &simulate_args(&way.door(&engine), &load));
-
+    let (campaign, mut engine) = Campaign::begin(dir, way, "");
     let mut slowest = Duration::ZERO;
     let mut begun = Instant::now();
     for kill in 0..kills {
@@ -125,18 +89,12 @@ fn survives_kill_nine(dir: &Path, way: &Way) {
         }
         // Every other time in the midst of readings, else whatever happens after the start.
         if kill % 2 == 0 {
-            let before = fs::metadata(&file).map_or(0, |file| file.len());
-            wait_until("acknowledgements after the start", PATIENCE, || {
-                let now = fs::metadata(&file).map_or(0, |file| file.len());
-                (now > before).then_some(()).ok_or_else(|| {
-                    format!("{now} bytes in the file of acknowledged readings, kill {kill}")
-                })
-            });
+            campaign.wait_acknowledged();
         }
         std::thread::sleep(Duration::from_millis(random.gen_range(50..=400)));
         engine.process.kill();
         begun = Instant::now();
-        engine = way.run_at(dir, &addr);
+        engine = campaign.start();
     }
     engine.wait_ready(READY_WITHIN);
     slowest = slowest.max(begun.elapsed());
@@ -144,70 +102,168 @@ fn survives_kill_nine(dir: &Path, way: &Way) {
         slowest < READY_WITHIN,
         "the slowest restart took {slowest:?}"
     );
+    let kept = campaign.end(engine, kills, |_| {});
+    eprintln!("kill: {kills} kills, {kept}, slowest restart {slowest:?}");
+}
 
-    if let Way::Listener = way {
-        wait_until("the publisher's way back", PATIENCE, || {
-            let open = engine.count("vigie_mqtt_connections");
-            (open > 0)
+/// A fleet that publishes while the engine dies again and again.
+pub(crate) struct Campaign<'a> {
+    dir: &'a Path,
+    way: &'a Way,
+    args: Vec<String>,
+    fleet: String,
+    acked: PathBuf,
+    publisher: Process,
+}
+
+impl<'a> Campaign<'a> {
+    /// Starts both; `more` is what the engine's config says beside.
+    pub(crate) fn begin(dir: &'a Path, way: &'a Way, more: &str) -> (Self, Engine) {
+        let fleet = format!(
+            "--sensors 20 --seed {SEED} --faults spike,sentinel,stuck --fault-every 100 \
+             --fault-warmup 100 --interval 1s --start {}",
+            now_ms() - 6 * 86_400_000
+        );
+        // On a port of its own, so that the publisher finds it again. Below those that the system
+        // hands out by itself: nobody takes it while the engine is away, not even the publisher
+        // that tries to connect.
+        let (engine, args) = (0..20)
+            .find_map(|_| {
+                let args = way.args(dir, &free().to_string(), more);
+                match Engine::try_start(dir, &args) {
+                    Ok(engine) => Some((engine, args)),
+                    Err(ended) => {
+                        assert!(ended.stderr.contains("--mqtt"), "{ended:#?}");
+                        None
+                    }
+                }
+            })
+            .unwrap();
+        if let Way::Mosquitto(_) = way {
+            engine.wait_subscribed();
+        }
+        let load = format!("{fleet} --rate 2000 --acked acked");
+        let publisher = Process::start(dir, &simulate_args(&way.door(&engine), &load));
+        let campaign = Self {
+            dir,
+            way,
+            args,
+            fleet,
+            acked: dir.join("acked"),
+            publisher,
+        };
+        (campaign, engine)
+    }
+
+    /// Its config says `more` from the next start on.
+    pub(crate) fn configure(&mut self, more: &str) {
+        let at = self.args.iter().position(|arg| arg == "--mqtt").unwrap() + 1;
+        self.args = self.way.args(self.dir, &self.args[at], more);
+    }
+
+    /// The engine again, with what it kept.
+    pub(crate) fn start(&self) -> Engine {
+        self.way.started(Process::start(self.dir, &self.args))
+    }
+
+    /// The engine again, until it dies where the environment says.
+    pub(crate) fn until_death(&self, environment: &[(&str, &str)]) {
+        let mut process = Process::start_in(self.dir, &self.args, environment);
+        let code = wait_until(&format!("death by {environment:?}"), PATIENCE, || {
+            let ended = process.ended();
+            ended.ok_or_else(|| format!("{:?}", process.stderr()))
+        });
+        assert_eq!(code, -1, "{environment:?}; it said {:#?}", process.stderr());
+    }
+
+    /// Waits for acknowledgements that come from now on.
+    pub(crate) fn wait_acknowledged(&self) {
+        let size = || fs::metadata(&self.acked).map_or(0, |file| file.len());
+        let before = size();
+        wait_until("acknowledgements after the start", PATIENCE, || {
+            (size() > before)
                 .then_some(())
-                .ok_or_else(|| format!("{open} connections"))
+                .ok_or_else(|| format!("{before} bytes in the file of acknowledged readings"))
         });
     }
-    publisher.signal("INT");
-    assert_eq!(publisher.wait(PATIENCE), 0, "exit code of the publisher");
-    let published = Published::read(&publisher.stdout().join("\n"));
-    assert_eq!(
-        (published.acknowledged, published.unacknowledged),
-        (published.sent, 0),
-        "{published:?}"
-    );
-    match way {
-        Way::Listener => assert!(published.reconnects > 0 || kills == 0, "{published:?}"),
-        // It noticed nothing; what was under way comes again.
-        Way::Mosquitto(_) => engine.wait_stored(published.sent),
+
+    /// Ends the publishing and checks everything: against what was acknowledged, and against a run
+    /// without any death. `also` looks at the engine when all of it is stored. Gives what there was
+    /// to check.
+    pub(crate) fn end(
+        mut self,
+        mut engine: Engine,
+        deaths: u32,
+        also: impl FnOnce(&Engine),
+    ) -> String {
+        if let Way::Listener = self.way {
+            wait_until("the publisher's way back", PATIENCE, || {
+                let open = engine.count("vigie_mqtt_connections");
+                (open > 0)
+                    .then_some(())
+                    .ok_or_else(|| format!("{open} connections"))
+            });
+        }
+        self.publisher.signal("INT");
+        assert_eq!(
+            self.publisher.wait(PATIENCE),
+            0,
+            "exit code of the publisher"
+        );
+        let published = Published::read(&self.publisher.stdout().join("\n"));
+        assert_eq!(
+            (published.acknowledged, published.unacknowledged),
+            (published.sent, 0),
+            "{published:?}"
+        );
+        match self.way {
+            Way::Listener => assert!(published.reconnects > 0 || deaths == 0, "{published:?}"),
+            // It noticed nothing; what was under way comes again.
+            Way::Mosquitto(_) => engine.wait_stored(published.sent),
+        }
+
+        let acked = acked(&self.acked);
+        let stored = stored(&engine);
+        assert_kept(&acked, &stored);
+        assert_eq!(
+            stored.len() as u64,
+            published.sent,
+            "readings in the store and sent; {published:?}"
+        );
+        also(&engine);
+        // The fleet lives days ago; what the wall clock says is told at its own time.
+        let until_ms = now_ms() - 86_400_000;
+        let killed = (
+            rows(&engine),
+            entered(&engine),
+            rule_results(&engine, until_ms),
+        );
+        engine.process.stop();
+        assert_eq!(
+            doctor(self.dir),
+            stored.len() as u64,
+            "the doctor's count and different readings"
+        );
+
+        let calm_dir = tempfile::tempdir().unwrap();
+        let mut calm = Engine::run(calm_dir.path());
+        let load = format!("{} --rate max --count {}", self.fleet, published.sent);
+        simulate(calm_dir.path(), &calm.door(), &load);
+        assert_same(&killed.0, &rows(&calm));
+        assert_eq!(
+            killed.1,
+            entered(&calm),
+            "readings that entered the state of each sensor"
+        );
+        assert_same_results(&killed.2, &rule_results(&calm, until_ms));
+        calm.process.stop();
+        format!(
+            "{} readings acknowledged, {} rule results, {} reconnects",
+            acked.len(),
+            killed.2.len(),
+            published.reconnects
+        )
     }
-
-    let acked = acked(&file);
-    let stored = stored(&engine);
-    assert_kept(&acked, &stored);
-    assert_eq!(
-        stored.len() as u64,
-        published.sent,
-        "readings in the store and sent; {published:?}"
-    );
-    // The fleet lives days ago; what the wall clock says is told at its own time.
-    let until_ms = now_ms() - 86_400_000;
-    let killed = (
-        rows(&engine),
-        entered(&engine),
-        rule_results(&engine, until_ms),
-    );
-    engine.process.stop();
-    assert_eq!(
-        doctor(dir),
-        stored.len() as u64,
-        "the doctor's count and different readings"
-    );
-
-    let calm_dir = tempfile::tempdir().unwrap();
-    let mut calm = Engine::run(calm_dir.path());
-    let load = format!("{fleet} --rate max --count {}", published.sent);
-    simulate(calm_dir.path(), &calm.door(), &load);
-    assert_same(&killed.0, &rows(&calm));
-    assert_eq!(
-        killed.1,
-        entered(&calm),
-        "readings that entered the state of each sensor"
-    );
-    assert_same_results(&killed.2, &rule_results(&calm, until_ms));
-    calm.process.stop();
-    eprintln!(
-        "kill: {kills} kills, {} readings acknowledged, {} rule results, {} reconnects, slowest \
-         restart {slowest:?}",
-        acked.len(),
-        killed.2.len(),
-        published.reconnects
-    );
 }
 
 /// Fails at the first difference.

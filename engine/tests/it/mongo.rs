@@ -37,12 +37,23 @@ fn run(dir: &Path, uri: &str, more: &str) -> Engine {
     Engine::run_with(dir, &["--mqtt", "127.0.0.1:0", &flag, &path])
 }
 
+/// Lines of `engine export` with the config in `dir`, and `more` arguments separated by spaces; of
+/// each moment in the order of the sensors.
+fn exported(dir: &Path, more: &str) -> Vec<String> {
+    let mut args = vec!["export", "--data-dir", "data", "--config", "vigie.toml"];
+    args.extend(more.split_whitespace());
+    let said = super::harness::engine(dir, &args).expect(0, &[]).stdout;
+    let mut lines: Vec<String> = said.lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
 fn progress(engine: &Engine) -> Value {
     engine.json("/api/v1/mongodb")
 }
 
 /// Waits until nothing waits any more; gives how long that took.
-fn wait_copied(engine: &Engine, within: Duration) -> Duration {
+pub(crate) fn wait_copied(engine: &Engine, within: Duration) -> Duration {
     let begun = Instant::now();
     wait_until("the copy", within, || {
         let progress = progress(engine);
@@ -55,7 +66,7 @@ fn wait_copied(engine: &Engine, within: Duration) -> Duration {
 }
 
 /// Fails unless MongoDB holds exactly what the store holds.
-fn assert_same(engine: &Engine, server: &MongoServer) -> usize {
+pub(crate) fn assert_same(engine: &Engine, server: &MongoServer) -> usize {
     let stored: BTreeSet<String> = stored(engine)
         .into_keys()
         .map(|(sensor, boot, seq)| format!("{sensor}/{boot}/{seq}"))
@@ -162,7 +173,42 @@ fn everything_is_copied_once_and_readable() {
         for field in ["rule", "text", "severity"] {
             assert!(!anomaly.get_str(field).unwrap().is_empty(), "{anomaly}");
         }
+        // The export reads it while the engine runs.
+        let from_copy = |more: &str| exported(dir.path(), &format!("--from mongodb {more}"));
+        let since = vigie_actors::clock::rfc3339(now_ms() - 3 * DAY_MS + 600_000);
+        let some = &format!("--sensor C002 --sensor C003 --since {since}");
+        let copies = ["", some, "--format ndjson"].map(from_copy);
         engine.process.stop();
+        let kept = ["", some, "--format ndjson"].map(|more| exported(dir.path(), more));
+        assert_eq!(copies[0][0], kept[0][0], "columns");
+        assert!(kept[1].len() > 1 && kept[1].len() < kept[0].len());
+        for (copies, kept) in copies.iter().zip(&kept).take(2) {
+            assert_eq!(copies.len(), kept.len());
+            for (copy, row) in copies.iter().zip(kept) {
+                let columns = |row: &str| row.split(',').map(str::to_owned).collect::<Vec<_>>();
+                let (mut copy, mut row) = (columns(copy), columns(row));
+                // Of what was received within a second it is not kept when.
+                copy.remove(2);
+                row.remove(2);
+                assert_eq!(copy, row);
+            }
+        }
+        for (copy, row) in copies[2].iter().zip(&kept[2]) {
+            let read = |line: &str| serde_json::from_str::<Value>(line).unwrap();
+            let (copy, row) = (read(copy), read(row));
+            for field in [
+                "sensor",
+                "t",
+                "boot",
+                "seq",
+                "temperature",
+                "humidity",
+                "score",
+                "anomaly",
+            ] {
+                assert_eq!(copy[field], row[field], "{field} of {copy} and {row}");
+            }
+        }
     }
 }
 
@@ -551,6 +597,8 @@ fn an_old_collection_is_imported_once_and_goes_on_where_it_was() {
     assert_eq!(readings[0]["humidity"].as_f64(), Some(40.0));
     engine.process.stop();
 
+    let nowhere = ["export", "--from", "mongodb", "--data-dir", "data"];
+    super::harness::engine(dir.path(), &nowhere).expect(1, &["mongodb.uri"]);
     let nowhere = [
         "import",
         "mongo",

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::certificates::{Authority, Identity, Valid, private};
 use super::foreign::is_there;
-use super::harness::{Door, Engine, PATIENCE, wait_until};
+use super::harness::{Door, Engine, PATIENCE, Process, wait_until};
 
 /// Publishes.
 pub(crate) const NODE: (&str, &str) = ("node", "node's secret");
@@ -220,12 +220,34 @@ impl Way {
 
     /// The same, with the listener at `addr`.
     pub(crate) fn run_at(&self, dir: &Path, addr: &str) -> Engine {
-        let Self::Mosquitto(mosquitto) = self else {
-            return Engine::run_with(dir, &["--mqtt", addr]);
+        self.started(Process::start(dir, &self.args(dir, addr, "")))
+    }
+
+    /// The arguments for that; `more` is what the config says beside.
+    pub(crate) fn args(&self, dir: &Path, addr: &str, more: &str) -> Vec<String> {
+        let [flag, config] = match self {
+            Self::Mosquitto(mosquitto) => mosquitto.config(dir, more),
+            Self::Listener => {
+                let config = dir.join("vigie.toml");
+                fs::write(&config, more).unwrap();
+                ["--config".to_owned(), config.to_str().unwrap().to_owned()]
+            }
         };
-        let [flag, config] = mosquitto.config(dir, "");
-        let engine = Engine::run_with(dir, &["--mqtt", addr, &flag, &config]);
-        engine.wait_subscribed();
+        let place = ["run", "--data-dir", "data", "--http", "127.0.0.1:0"];
+        let mut args: Vec<String> = place.map(str::to_owned).into();
+        args.extend(["--mqtt".to_owned(), addr.to_owned(), flag, config]);
+        args
+    }
+
+    /// Waits until a process started with such arguments hears what is published.
+    pub(crate) fn started(&self, process: Process) -> Engine {
+        let engine = match Engine::of(process) {
+            Ok(engine) => engine,
+            Err(finished) => panic!("the engine ended: {finished:#?}"),
+        };
+        if let Self::Mosquitto(_) = self {
+            engine.wait_subscribed();
+        }
         engine
     }
 

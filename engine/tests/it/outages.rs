@@ -108,6 +108,16 @@ fn what_is_reported_as_missing_is_what_a_restarted_or_killed_broker_lost() {
         }
         let (sent, stored, missing) = bench.settle();
         assert_eq!(sent - stored, missing, "lost and reported, after {signal}");
+        let ledger = bench.engine.json("/api/v1/ledger");
+        let meanwhile = |name: &str| ledger["missing_while"][name].as_u64().unwrap();
+        assert_eq!(meanwhile("engine_down"), 0, "{ledger}");
+        // What the broker kept comes first when it is back; a hole behind that is none of the link's.
+        assert_eq!(
+            meanwhile("broker_away") + meanwhile("unknown"),
+            missing,
+            "{ledger}"
+        );
+        assert_eq!(meanwhile("broker_away") > 0, missing > 0, "{ledger}");
         if signal == "TERM" {
             assert_eq!(missing, 0, "a broker that is asked to end writes all down");
         }

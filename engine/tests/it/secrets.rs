@@ -1,11 +1,14 @@
 //! A canary in every secret: whatever the engine says, writes or serves, none of them sings.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
+use std::process::Command;
 
 use super::certificates::private;
-use super::harness::{Engine, engine, get, now_ms, wait_until};
+use super::foreign::is_there;
+use super::harness::{Engine, engine, engine_reading, get, now_ms, wait_until};
 use super::mqtt::{Publisher, Version};
 
 /// Part of every secret here.
@@ -15,12 +18,12 @@ const CANARY: &str = "kanarie";
 fn config() -> String {
     format!(
         "[http]\ntoken = \"{CANARY}-token-of-the-page\"\n\n\
-         [mongodb]\nuri = \"mongodb+srv://me:{CANARY}@cluster.example.net/\"\n\n\
+         [mongodb]\nuri = \"mongodb+srv://me:{CANARY}-of-the-database@cluster.example.net/\"\n\n\
          [mqtt]\nhost = \"127.0.0.1\"\nport = 9\ntls = false\nusername = \"me\"\n\
          password = \"{CANARY}-of-the-broker\"\n\n\
          [email]\nsmtp_host = \"localhost\"\nsmtp_port = 9\nsmtp_user = \"me@example.org\"\n\
          smtp_password = \"{CANARY}-of-the-mailbox\"\nemail_to = \"you@example.org\"\n\n\
-         [webhook.pager]\nurl = \"http://localhost:9/{CANARY}?key={CANARY}\"\n\
+         [webhook.pager]\nurl = \"http://localhost:9/{CANARY}?key={CANARY}-of-the-query\"\n\
          secret = \"{CANARY}-of-the-hook\"\n\n\
          [alertmanager.main]\nurl = \"http://localhost:9\"\ntoken = \"{CANARY}-of-the-proxy\"\n"
     )
@@ -83,6 +86,81 @@ fn no_secret_is_said_written_or_served() {
     said += &running.process.stderr().join("\n");
     assert!(!said.contains(CANARY), "{said}");
     assert_silent_files(&dir.path().join("data"));
+}
+
+/// The engine has to show these to others, so they are in its memory as long as it runs.
+const HELD: [&str; 8] = [
+    "-token-of-the-page",
+    "-of-the-database",
+    "-of-the-broker",
+    "-of-the-mailbox",
+    "?key=",
+    "-of-the-query",
+    "-of-the-hook",
+    "-of-the-proxy",
+];
+/// Of a password that a node showed our copy is overwritten; the one in the packet is freed.
+const FREED: &str = "-of-the-node";
+
+#[test]
+fn no_core_is_written_and_memory_holds_only_the_secrets_that_are_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let password = format!("{CANARY}-of-the-node");
+    let hash = engine_reading(dir.path(), &["hash-password"], &password);
+    let hash = hash.expect(0, &[]).stdout;
+    let user = format!(
+        "\n[[listener.users]]\nname = \"node\"\npassword_hash = \"{}\"\npublish = [\"sensors/#\"]\n",
+        hash.trim()
+    );
+    fs::write(dir.path().join("vigie.toml"), config() + &user).unwrap();
+    let args = ["--mqtt", "127.0.0.1:0", "--config", "vigie.toml"];
+    let mut running = Engine::run_with(dir.path(), &args);
+    let user = Some(("node", password.as_str()));
+    let mut publisher = Publisher::connect_as(running.mqtt(), Version::V5, user);
+    for seq in 0..200 {
+        let payload = format!(r#"{{"id":"C001","boot":"a","seq":{seq},"temperature":20}}"#);
+        publisher.publish("sensors/C001/reading", payload.as_bytes(), false);
+    }
+    let limits = fs::read_to_string(format!("/proc/{}/limits", running.process.id())).unwrap();
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"));
+    let words: Vec<&str> = core.unwrap().split_whitespace().collect();
+    assert_eq!(words[4..6], ["0", "0"], "{limits}");
+    if is_there("gcore") {
+        let id = running.process.id().to_string();
+        let dump = Command::new("gcore")
+            .arg("-o")
+            .arg(dir.path().join("core"))
+            .arg(&id)
+            .output()
+            .unwrap();
+        assert!(dump.status.success(), "{dump:?}");
+        let memory = fs::read(dir.path().join(format!("core.{id}"))).unwrap();
+        let mut held = BTreeSet::new();
+        for at in memchr(&memory, CANARY.as_bytes()) {
+            let rest = &memory[at + CANARY.len()..];
+            let rest = String::from_utf8_lossy(&rest[..rest.len().min(24)]).into_owned();
+            held.insert(rest);
+        }
+        let known = |rest: &String| {
+            HELD.iter()
+                .chain([&FREED])
+                .any(|known| rest.starts_with(known))
+        };
+        let unknown: Vec<_> = held.iter().filter(|rest| !known(rest)).collect();
+        assert!(unknown.is_empty(), "{unknown:?}");
+        eprintln!("core: {} of {} in use, {held:?}", held.len(), HELD.len());
+    }
+    drop(publisher);
+    running.process.stop();
+}
+
+/// Where `needle` is.
+fn memchr<'a>(bytes: &'a [u8], needle: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
+    let first = needle[0];
+    (0..bytes.len() - needle.len())
+        .filter(move |at| bytes[*at] == first && bytes[*at..].starts_with(needle))
 }
 
 #[test]

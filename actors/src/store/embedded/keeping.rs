@@ -6,7 +6,8 @@ use vigie_wire::SensorId;
 use super::super::hourly::{self, HOUR_MS, HourRow, hour_of};
 use super::super::outgoing::Kind;
 use super::super::{Error, row};
-use super::{Embedded, Page, StoredReading, Write, encode, failed, page};
+use super::{Embedded, Page, StoredReading, Write, encode, failed, files, page};
+use crate::failpoint;
 
 /// An hour that has to be rolled up (again): its key, its beginning and its sensor.
 pub(in crate::store) type Due = (Vec<u8>, i64, SensorId);
@@ -157,6 +158,31 @@ impl Embedded {
         Ok(self.meta_value("removed")?.unwrap_or_default())
     }
 
+    /// Writes down beside the journal how many readings were stored, so that a journal whose end is
+    /// missing does not go unnoticed.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read, or the file not written.
+    pub fn mark(&self) -> Result<(), Error> {
+        files::mark(&self.dir, self.ledger()?.stored)
+    }
+
+    /// Readings that are known to be lost by damage.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn lost(&self) -> Result<u64, Error> {
+        Ok(self.meta_value("lost")?.unwrap_or_default())
+    }
+
+    /// Keeps how many readings are lost by damage.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be written.
+    pub fn put_lost(&self, readings: u64) -> Result<(), Error> {
+        self.put_meta("lost", &readings)
+    }
+
     /// Removes the oldest readings of a sensor, those with order time < `before_ms`, up to `limit`;
     /// gives how many.
     ///
@@ -191,6 +217,7 @@ impl Embedded {
                 write.batch.remove(&self.identities, key);
             }
         }
+        failpoint::pass("keeper.remove");
         write.commit()?;
         Ok(removed)
     }

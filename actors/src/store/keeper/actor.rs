@@ -97,6 +97,12 @@ impl Handler<Tick> for Keeping {
     type Result = ();
 
     fn handle(&mut self, _: Tick, ctx: &mut Context<Self>) {
+        if let Err(error) = self.keeper.mark() {
+            tracing::debug!(
+                error = chain(&error),
+                "cannot write down how many are stored"
+            );
+        }
         if self.last.is_some_and(|last| last.elapsed() < EVERY) {
             return;
         }
@@ -125,5 +131,7 @@ impl Handler<Drain> for Keeping {
     type Result = ();
 
     /// A pass ends by itself once the end is near.
-    fn handle(&mut self, _: Drain, _: &mut Context<Self>) {}
+    fn handle(&mut self, _: Drain, _: &mut Context<Self>) {
+        let _said_before = self.keeper.mark();
+    }
 }

@@ -32,9 +32,7 @@ pub struct Fields {
 pub struct Old {
     client: Client,
     collection: Collection<Document>,
-    fields: Fields,
-    /// Quantities and their fields.
-    values: Vec<(QuantityId, String)>,
+    reader: Reader,
     /// `{_id: …}` of the last document that was read.
     last: Option<Document>,
 }
@@ -63,18 +61,13 @@ impl Old {
             let words = "the connection string names no database; give one with --database";
             return Err(Trouble::new(Why::Other, words));
         };
-        let values = catalogue.iter().map(|(id, quantity)| {
-            let field = fields.values.get(&quantity.name);
-            (id, field.unwrap_or(&quantity.name).clone())
-        });
         let last = RawDocumentBuf::from_bytes(position.to_vec())
             .ok()
             .and_then(|raw| Document::try_from(raw).ok());
         Ok(Self {
             collection: client.database(&database).collection(collection),
-            values: values.collect(),
+            reader: Reader::new(fields, catalogue),
             client,
-            fields,
             last,
         })
     }
@@ -111,7 +104,7 @@ impl Old {
             let document = cursor
                 .deserialize_current()
                 .map_err(|error| Trouble::of(&error))?;
-            arrivals.push(self.arrival(&document));
+            arrivals.push(self.reader.arrival(self.collection.name(), &document));
             last = document.get("_id").map(|id| doc! { "_id": id });
         }
         self.last = last.or(self.last.take());
@@ -131,12 +124,40 @@ impl Old {
     pub async fn close(self) {
         self.client.shutdown().immediate(true).await;
     }
+}
 
-    fn arrival(&self, document: &Document) -> Arrival {
+/// Makes readings of documents.
+#[derive(Debug)]
+pub struct Reader {
+    fields: Fields,
+    /// Quantities and their fields.
+    values: Vec<(QuantityId, String)>,
+}
+
+impl Reader {
+    /// Of documents with such fields.
+    pub fn new(fields: Fields, catalogue: &Catalogue) -> Self {
+        let values = catalogue.iter().map(|(id, quantity)| {
+            let field = fields.values.get(&quantity.name);
+            (id, field.unwrap_or(&quantity.name).clone())
+        });
+        Self {
+            values: values.collect(),
+            fields,
+        }
+    }
+
+    /// Of a document as it comes from a server; `None` if the bytes are none.
+    pub fn arrival_of(&self, bytes: &[u8]) -> Option<Arrival> {
+        let document = Document::from_reader(bytes).ok()?;
+        Some(self.arrival("bytes", &document))
+    }
+
+    fn arrival(&self, collection: &str, document: &Document) -> Arrival {
         self.reading(document).map_or_else(
             |(reason, detail)| {
                 let name = document.get("_id").map(ToString::to_string);
-                let topic = format!("{} {}", self.collection.name(), name.unwrap_or_default());
+                let topic = format!("{} {}", collection, name.unwrap_or_default());
                 let text = document.to_string();
                 Arrival::Quarantine(Quarantined::new(reason, detail, &topic, text.as_bytes(), 0))
             },

@@ -1,0 +1,220 @@
+//! The engine dies at each of the places where it matters, again and again, under load: nothing
+//! acknowledged is lost, nothing is stored or copied twice, and what it finds is what a run without
+//! any death finds.
+//!
+//! `VIGIE_FAILPOINTS` is how often at each place (default 1). A place is named where the code calls
+//! `failpoint::pass`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+
+use super::harness::{
+    Engine, PATIENCE, Process, doctor, now_ms, package_file, setting, simulate, wait_until,
+};
+use super::keep::{assert_rolled_up, hours, wait_kept};
+use super::kill::Campaign;
+use super::mongo::{assert_same, wait_copied};
+use super::mongo_server::{Brand, MongoServer};
+use super::mosquitto::Way;
+
+/// A place, and up to which passage there the death may wait.
+type Place = (&'static str, u32);
+
+/// Between the batch's way in and its answer.
+const STREAM: &[Place] = &[
+    ("store.opened", 1),
+    ("stats.recalled", 20),
+    ("store.commit", 100),
+    ("store.snapshot", 5),
+    ("store.committed", 100),
+    ("store.answered", 100),
+    ("ingest.answered", 100),
+];
+/// A notice that was delivered and is still in the outbox is delivered again: there is always one.
+const ALERTER: &[Place] = &[("alert.delivered", 1)];
+const LISTENER: &[Place] = &[("listener.puback", 50), ("listener.acknowledged", 50)];
+const BROKER: &[Place] = &[("broker.puback", 50), ("broker.acknowledged", 500)];
+/// First the backlog: it is done once and for all.
+const FORWARDER: &[Place] = &[
+    ("forward.backlog", 1),
+    ("forward.insert", 3),
+    ("forward.inserted", 3),
+    ("forward.removed", 3),
+];
+const KEEPER: &[Place] = &[("keeper.rolled_up", 3), ("keeper.remove", 1)];
+/// What is removed may stay removed over the death, so it happens once.
+const REMOVED: &str = "keeper.removed";
+
+fn times() -> u32 {
+    setting("VIGIE_FAILPOINTS", 1)
+}
+
+/// Dies at each of the places, so many times, at passages that differ.
+fn dies(places: &[Place], mut die: impl FnMut(&str)) -> u32 {
+    let mut random = StdRng::seed_from_u64(12);
+    let mut deaths = 0;
+    for (place, latest) in places {
+        for _ in 0..times() {
+            die(&format!("{place}@{}", random.gen_range(1..=*latest)));
+            deaths += 1;
+        }
+    }
+    deaths
+}
+
+fn survives(dir: &Path, way: &Way, server: Option<&MongoServer>, places: &[Place]) {
+    // What is stored before there is a MongoDB is a backlog.
+    let (mut campaign, mut engine) = Campaign::begin(dir, way, "");
+    campaign.wait_acknowledged();
+    engine.process.kill();
+    if let Some(server) = server {
+        let uri = MongoServer::uri(server.addr);
+        // In tests the gate would be what is measured.
+        campaign.configure(&format!(
+            "[mongodb]\nuri = \"{uri}\"\noperations_per_second = 10000\n"
+        ));
+    }
+    let deaths = dies(places, |at| {
+        campaign.until_death(&[("VIGIE_FAILPOINT", at)]);
+    });
+    let engine = campaign.start();
+    let kept = campaign.end(engine, deaths, |engine| {
+        wait_until("an empty outbox", PATIENCE, || {
+            match engine.count("vigie_notices_waiting") {
+                0 => Ok(()),
+                waiting => Err(format!("{waiting} notices wait")),
+            }
+        });
+        if let Some(server) = server {
+            wait_copied(engine, Duration::from_mins(2));
+            assert_same(engine, server);
+        }
+    });
+    eprintln!(
+        "failpoints: {deaths} deaths at {} places, {kept}",
+        places.len()
+    );
+}
+
+#[test]
+fn dying_anywhere_loses_and_doubles_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    survives(
+        dir.path(),
+        &Way::Listener,
+        None,
+        &[ALERTER, STREAM, LISTENER].concat(),
+    );
+}
+
+#[test]
+fn a_subscriber_that_dies_anywhere_loses_and_doubles_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    if let Some(way) = Way::mosquitto(dir.path()) {
+        survives(dir.path(), &way, None, &[BROKER, STREAM].concat());
+    }
+}
+
+#[test]
+fn dying_anywhere_loses_and_doubles_nothing_in_the_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = MongoServer::start(dir.path(), Brand::Ferret) else {
+        return;
+    };
+    let places = [FORWARDER, &STREAM[2..6]].concat();
+    survives(dir.path(), &Way::Listener, Some(&server), &places);
+}
+
+#[test]
+fn a_keeper_that_dies_anywhere_removes_nothing_that_is_not_rolled_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path();
+    let day_ms = 86_400_000;
+    let begun_ms = now_ms() - 10 * day_ms;
+    let mut engine = Engine::run_with(
+        path,
+        &["--mqtt", "127.0.0.1:0", "--config", &config(path, "")],
+    );
+    let fleet =
+        format!("--sensors 3 --seed 6 --interval 300s --rate max --count 8000 --start {begun_ms}");
+    simulate(path, &engine.door(), &fleet);
+    let all = ["C001", "C002", "C003"].map(|id| (id, engine.readings(id)));
+    engine.process.kill();
+
+    let config = config(path, "[store]\nkeep = \"8d\"\n");
+    let args = [
+        "run",
+        "--data-dir",
+        "data",
+        "--http",
+        "127.0.0.1:0",
+        "--mqtt",
+        "127.0.0.1:0",
+        "--config",
+        &config,
+    ];
+    let mut die = |at: &str| {
+        let mut process = Process::start_in(path, &args, &[("VIGIE_FAILPOINT", at)]);
+        let code = wait_until("its death", PATIENCE, || {
+            let ended = process.ended();
+            ended.ok_or_else(|| format!("{:?}", process.stderr()))
+        });
+        assert_eq!(code, -1, "{at}: {:?}", process.stderr());
+    };
+    let deaths = dies(KEEPER, &mut die) + 1;
+    die(&format!("{REMOVED}@1"));
+    let mut engine = Engine::start(path, &args);
+    wait_kept(&engine);
+    for (sensor, readings) in &all {
+        let left = wait_until("that the old ones go", PATIENCE, || {
+            let left = engine.readings(sensor);
+            let time = |reading: &serde_json::Value| reading["t"].as_i64().unwrap();
+            let oldest = time(readings.last().unwrap()) - 8 * day_ms - 3_600_000;
+            (time(&left[0]) >= oldest)
+                .then_some(left.clone())
+                .ok_or_else(|| format!("{} of {} left", left.len(), readings.len()))
+        });
+        assert_eq!(left, readings[readings.len() - left.len()..], "{sensor}");
+        assert_rolled_up(&hours(&engine, sensor), readings);
+    }
+    let left = engine.ledger("stored");
+    assert_eq!(left, 8000, "the ledger counts what was removed as well");
+    engine.process.stop();
+    doctor(path);
+    eprintln!("failpoints: {deaths} deaths of the Keeper");
+}
+
+/// Readings of the last month are taken.
+fn config(dir: &Path, more: &str) -> String {
+    let path = dir.join("vigie.toml");
+    fs::write(&path, format!("[payload]\noldest = \"30d\"\n{more}")).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// Every place in the code is one of those above.
+#[test]
+fn no_place_is_left_out() {
+    fn collect(dir: &Path, names: &mut BTreeSet<String>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(&path, names);
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            let calls = text.split("failpoint::pass(\"").skip(1);
+            names.extend(calls.map(|rest| rest.split('"').next().unwrap().to_owned()));
+        }
+    }
+    let mut names = BTreeSet::new();
+    collect(&package_file("../actors/src"), &mut names);
+    let known = [ALERTER, STREAM, LISTENER, BROKER, FORWARDER, KEEPER].concat();
+    let known = known.iter().map(|(name, _)| *name).chain([REMOVED]);
+    let known: BTreeSet<String> = known.map(str::to_owned).collect();
+    assert_eq!(names, known);
+}
