@@ -79,12 +79,21 @@ impl Process {
         environment: &[(&str, &str)],
         stdin: Stdio,
     ) -> Self {
-        let program = Path::new(env!("CARGO_BIN_EXE_engine"));
-        Self::start_program(program, dir, args, environment, stdin)
+        let engine = Path::new(env!("CARGO_BIN_EXE_engine"));
+        Self::spawn(engine, dir, args, environment, stdin)
     }
 
     /// Any program of ours.
     pub(crate) fn start_program(
+        program: &Path,
+        dir: &Path,
+        args: &[impl AsRef<OsStr>],
+        stdin: Stdio,
+    ) -> Self {
+        Self::spawn(program, dir, args, &[], stdin)
+    }
+
+    fn spawn(
         program: &Path,
         dir: &Path,
         args: &[impl AsRef<OsStr>],

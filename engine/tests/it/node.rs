@@ -82,7 +82,7 @@ impl NodeFile {
 fn start(program: &Path, dir: &Path, config: &str, more: &str) -> Process {
     let mut args = vec!["--config", config, "--hasty"];
     args.extend(more.split_whitespace());
-    Process::start_program(program, dir, &args, &[], Stdio::null())
+    Process::start_program(program, dir, &args, Stdio::null())
 }
 
 /// Waits for its end, which is a good one.
@@ -352,7 +352,9 @@ fn every_reading_arrives_once_and_in_order_through_cuts_kills_and_freezes() {
 
     let mut chance = StdRng::seed_from_u64(8);
     let within = Duration::from_millis(1200);
-    for fault in (0..5).chain((0..9).map(|_| chance.gen_range(0..5))) {
+    let mut faults: Vec<u32> = (0..5).collect();
+    faults.extend((0..9).map(|_| chance.gen_range(0..5)));
+    for fault in faults {
         std::thread::sleep(Duration::from_millis(chance.gen_range(200..1200)));
         match fault {
             0 => link.cut(),
