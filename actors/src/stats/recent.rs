@@ -76,14 +76,6 @@ impl Recent {
         }
     }
 
-    /// Is this a reading of another boot than those before it?
-    pub fn is_of_another_boot(&self, identity: Identity) -> bool {
-        match identity {
-            Identity::Sequence { boot, .. } => self.boot.is_some_and(|known| known != boot),
-            Identity::Payload(_) | Identity::Unique(_) => false,
-        }
-    }
-
     /// See `SensorState::touch`.
     pub fn touch(&self) -> u64 {
         self.highest ^ self.seen[WORDS / 2]
