@@ -209,6 +209,11 @@ impl Server {
         })
     }
 
+    /// What it shows to clients, if it speaks TLS.
+    pub(crate) fn certificates(&self) -> Option<Arc<ServerCertificates>> {
+        self.certificates.clone()
+    }
+
     /// `https` or `http`.
     pub(crate) fn scheme(&self) -> &'static str {
         match self.certificates {

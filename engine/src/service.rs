@@ -157,7 +157,6 @@ impl Service {
 
         // Both addresses first: whoever cannot have one should not find the stream half started.
         let certificates = config.http.certificates().map_err(|why| anyhow!(why))?;
-        let https = certificates.is_some() || config.http.is_public_https();
         let server = http::Server::bind(config.http.addr, certificates);
         let server = edges.run(server).await?;
         let listener = if mode.listen && config.listener.enabled {
@@ -192,7 +191,7 @@ impl Service {
         let decode: Arc<dyn Decode> = Arc::new(decoder);
         let broker = broker(config, mode, &store, &pipeline, &decode, &clock, &metrics)?;
         let link = broker.as_ref().map(|broker| Arc::clone(broker.link()));
-        watch_certificates(&metrics, listener.as_ref(), broker.as_ref());
+        watch_certificates(&metrics, &server, listener.as_ref(), broker.as_ref());
         let state = http::State {
             store,
             catalogue,
@@ -207,13 +206,9 @@ impl Service {
             signer,
             draining: stopped.clone(),
             judgement: Judgement::new(&config.stats, &config.score, Groups::new(&config.groups)),
-            mails: mode.mails.then(|| Mails {
-                channel: mail::NAME,
-                to: mails(config),
-                budget: config.email.budget(),
-            }),
+            mails: mode.mails.then(|| mail_budget(config)),
             live: !mode.event_time,
-            secure: https,
+            secure: http_scheme == "https" || config.http.is_public_https(),
         };
         // The page stays up while the stream drains: it ends with the runtime.
         let (_never, http_stop) = watch::channel(false);
@@ -231,16 +226,7 @@ impl Service {
         if let Some(broker) = broker {
             sources.push(edges.handle.spawn(broker.run(stopped)));
         }
-        let ticks = (!mode.event_time).then(|| {
-            let tick = pipeline.ticker();
-            edges.handle.spawn(async move {
-                let mut interval = tokio::time::interval(Duration::from_secs(1));
-                loop {
-                    interval.tick().await;
-                    tick();
-                }
-            })
-        });
+        let ticks = (!mode.event_time).then(|| keep_time(&edges, &pipeline));
         Ok(Self {
             pipeline,
             edges,
@@ -346,9 +332,18 @@ impl Service {
     }
 }
 
-/// When certificates end: of the listener, of the broker, and the one that the broker is shown.
-fn watch_certificates(metrics: &Metrics, listener: Option<&Listener>, broker: Option<&Broker>) {
+/// When certificates end: of the page, of the listener, of the broker, and the one that the broker
+/// is shown.
+fn watch_certificates(
+    metrics: &Metrics,
+    server: &http::Server,
+    listener: Option<&Listener>,
+    broker: Option<&Broker>,
+) {
     let watched = &metrics.certificates;
+    if let Some(certificates) = server.certificates() {
+        watched.watch("http", move || certificates.ends().map(|end| end as f64));
+    }
     if let Some(certificates) = listener.and_then(Listener::certificates) {
         let ends = move || certificates.ends().map(|end| end as f64);
         watched.watch("listener", ends);
@@ -379,6 +374,27 @@ fn address(config: &Config, scheme: &str, addr: SocketAddr) -> String {
     match named {
         Some(host) => format!("{scheme}://{host}:{}", addr.port()),
         None => format!("{scheme}://{addr}"),
+    }
+}
+
+/// Tells the stages each second that time passes.
+fn keep_time(edges: &Edges, pipeline: &Pipeline) -> JoinHandle<()> {
+    let tick = pipeline.ticker();
+    edges.handle.spawn(async move {
+        let mut interval = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            interval.tick().await;
+            tick();
+        }
+    })
+}
+
+/// What may be mailed, for the page.
+fn mail_budget(config: &Config) -> Mails {
+    Mails {
+        channel: mail::NAME,
+        to: mails(config),
+        budget: config.email.budget(),
     }
 }
 

@@ -768,7 +768,16 @@ fn newest(at_ms: i64) -> vigie_actors::metrics::Latest {
         received_ms: at_ms,
         expected_ms: Some(10_000),
         score: 0.7,
-        values: vec![(TEMPERATURE, 31.5, 9.0)],
+        forest: None,
+        values: [vigie_actors::metrics::Shown {
+            quantity: TEMPERATURE,
+            value: 31.5,
+            z: 9.0,
+            band: None,
+        }]
+        .into_iter()
+        .collect(),
+        skipped: 0,
     }
 }
 

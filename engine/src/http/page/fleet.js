@@ -4,7 +4,7 @@ import { get, list } from "./api.js";
 import { ago, el, fixed, path, picture, place, places, plural, put, sign, whole } from "./format.js";
 
 /** What only the list of sensors has. */
-const SLOW = ["group", "learning", "silent_after_s", "expected_interval_s", "readings", "missing"];
+const SLOW = ["group", "learning", "silent_after_s", "expected_interval_s", "readings", "missing", "device"];
 /** From the worst on. */
 export const STATES = ["anomaly", "silent", "learning", "ok"];
 export const WORDS = { anomaly: "anomaly", silent: "silent", learning: "learning", ok: "as usual" };

@@ -162,13 +162,17 @@ export class SensorView {
       ["Sends every", sensor.expected_interval_s ? span(sensor.expected_interval_s * 1000) : "not known yet"],
       ["Silent after", sensor.silent_after_s ? span(sensor.silent_after_s * 1000) : "not known yet"],
       ["Score", `${fixed(sensor.score ?? 0, 2)} (0.5 is the line)`],
+      ...(sensor.device?.firmware ? [["Firmware", sensor.device.firmware]] : []),
+      ...(sensor.device?.started ? [["Started", `${when(sensor.device.started)}, ${plural(sensor.device.starts, "start", "starts")}${sensor.device.reset ? ` (${sensor.device.reset})` : ""}`]] : []),
       ...(typeof sensor.dew_point === "number" ? [["Dew point", `${fixed(sensor.dew_point, 1)} °C`]] : []),
     ];
     const list = document.getElementById("facts");
     if (list.children.length !== facts.length) {
-      list.replaceChildren(...facts.map(([name]) => el("div", {}, el("dt", {}, name), el("dd"))));
+      list.replaceChildren(...facts.map(() => el("div", {}, el("dt"), el("dd"))));
     }
-    facts.forEach(([, value], index) => put(list.children[index].lastChild, value));
+    facts.forEach((texts, index) => {
+      texts.forEach((text, part) => put(list.children[index].children[part], text));
+    });
   }
 
   #why() {
