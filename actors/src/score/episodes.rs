@@ -758,20 +758,24 @@ fn worsen(incident: &mut Incident, verdict: &Verdict, now_ms: i64) {
 }
 
 /// Noise begins with a jump, and only the readings after it show what it is: see
-/// [`Incident::explanation`].
+/// [`Incident::explanation`]. It has to be the better explanation of such a reading, too.
 fn explain(incident: &mut Incident, fired: &[Verdict], now_ms: i64) {
     let lately = now_ms.saturating_sub(incident.begun_ms) <= EXPLAINED_WITHIN_MS;
-    if incident.kind != Kind::Values || incident.first.rule != Rule::Rate || !lately {
+    let known = incident.explanation().rule != Rule::Rate;
+    if incident.kind != Kind::Values || known || !lately {
         return;
     }
-    let noise = |verdict: &&Verdict| {
-        verdict.rule == Rule::Noise && verdict.quantity == incident.first.quantity
+    let quantity = incident.first.quantity;
+    let of = |rule: Rule| {
+        let about = |one: &Verdict| one.rule == rule && one.quantity == quantity;
+        fired.iter().position(about)
     };
-    if incident.also.iter().any(|also| noise(&also)) {
+    let (Some(noise), Some(jump)) = (of(Rule::Noise), of(Rule::Rate)) else {
         return;
-    }
-    if let Some(noise) = fired.iter().find(noise) {
-        incident.also.insert(0, noise.clone());
+    };
+    if noise < jump {
+        incident.also.retain(|also| also.rule != Rule::Noise);
+        incident.also.insert(0, fired[noise].clone());
         incident.also.truncate(2);
     }
 }

@@ -189,13 +189,14 @@ impl Incident {
         }
     }
 
-    /// What explains it best: the rule that fired first, or noise, if the first jump was only the
-    /// beginning of that.
+    /// What explains it best: the rule that fired first, or noise that was found later, if the first
+    /// jump was only the beginning of that.
     pub fn explanation(&self) -> &Verdict {
         let better = |also: &&Verdict| {
             self.first.rule == Rule::Rate
                 && also.rule == Rule::Noise
                 && also.quantity == self.first.quantity
+                && also.since_ms > self.first.since_ms
         };
         self.also.iter().find(better).unwrap_or(&self.first)
     }

@@ -64,14 +64,16 @@ impl Rule {
 
 impl Rule {
     /// Of several that fire at once, the one with the smallest number is the explanation. What is
-    /// restless jumps as well.
-    pub const fn place(self) -> u8 {
+    /// restless jumps as well; but of sensors that send `often` one jump makes the hour rough.
+    pub const fn place(self, often: bool) -> u8 {
         match self {
-            Self::Noise => Self::Rate as u8,
-            Self::Rate => Self::Noise as u8,
+            Self::Noise if !often => Self::Rate as u8,
+            Self::Rate if !often => Self::Noise as u8,
             Self::Range
             | Self::Silence
             | Self::Stuck
+            | Self::Rate
+            | Self::Noise
             | Self::Season
             | Self::Level
             | Self::Z

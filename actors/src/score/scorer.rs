@@ -18,6 +18,7 @@ use super::{Config, ForestPer};
 use crate::batch::Batch;
 use crate::quantity::Catalogue;
 use crate::reading::{Arrival, Reading};
+use crate::stats::channel::Channel;
 use crate::stats::hearing::{Hearing, Meanwhile};
 use crate::stats::share::{Finding, Part, Recalled, SilenceLine};
 use crate::stats::state::Observed;
@@ -638,7 +639,9 @@ impl<M: IncidentMemory> Scorer<M> {
                     row.score = row.score.min(score_of(BELOW));
                 }
             }
-            row.fired.sort_by_key(|verdict| verdict.rule.place());
+            let often = |expected_ms: i64| (expected_ms as f64) < Channel::OFTEN_MS;
+            let often = row.expected_ms.is_some_and(often);
+            row.fired.sort_by_key(|verdict| verdict.rule.place(often));
             match row.kind {
                 Kind::Entered => {
                     let silence = row
@@ -651,7 +654,7 @@ impl<M: IncidentMemory> Scorer<M> {
                     self.incidents.reading(reading.sensor, times, found);
                     // The row tells of the gap all the same: rules depend on readings alone.
                     row.fired.extend(excused);
-                    row.fired.sort_by_key(|verdict| verdict.rule.place());
+                    row.fired.sort_by_key(|verdict| verdict.rule.place(often));
                 }
                 Kind::Late => {
                     row.fired.clear();

@@ -217,8 +217,9 @@ impl Channel {
     const RESIDUALS: u32 = 60;
     /// See `usual_z`.
     const FORGET_MS: f64 = 14.0 * 86_400_000.0;
-    /// Of sensors that send more often than once a minute, every fourth roughness is learned.
-    const OFTEN_MS: f64 = 60_000.0;
+    /// Of sensors that send more often than once a minute, every fourth roughness is learned, and it
+    /// counts as noise.
+    pub const OFTEN_MS: f64 = 60_000.0;
     /// Readings after which quantiles are read off anew.
     const STALE: u8 = 8;
     /// Steps needed before the rate speaks; twice as many before the roughness does.
@@ -482,17 +483,14 @@ impl Channel {
         let line = (2.5 * self.usual.rough).max(4.0 * floor) / 1.5 * pace.young();
         let known = self.roughs.weight() >= 2.0 * Self::STEPS;
         let often = expected_ms < Self::OFTEN_MS;
-        let mut power = weight * bend * bend;
-        if often && known {
-            // Of so many bends a few do not make an hour rough: a spike is three.
-            power = power.min(0.2 * line * line);
-        }
+        let power = weight * bend * bend;
         self.rough += power - weight * self.rough;
         let rough = self.rough.sqrt();
         let mut over = false;
         if known {
             over = rough >= line;
             if often {
+                // No single bend of so many makes half of an hour.
                 let usual = self.usual.rough;
                 look.rough = Some(Distance::new(usual, rough, usual, line));
             } else if power >= 0.5 * self.rough {

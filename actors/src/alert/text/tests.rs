@@ -133,10 +133,10 @@ fn facts_explain_in_both_languages() {
     assert_eq!(
         said(&voice(Language::English), &worse),
         "It has become critical: C001\n\
-         What: temperature jumps about by 2.5 °C, usually by less than 0.25 °C (line 0.5 °C)\n\
-         Rule: noise – more restless than it has been in the last week\n\
-         Also: temperature 31.42 °C, expected 21.3 °C (line 21.9 °C, 16.9 × its distance) \
-         (rate)\n\
+         What: temperature 31.42 °C, expected 21.3 °C (line 21.9 °C, 16.9 × its distance)\n\
+         Rule: rate – a jump from one reading to the next, larger than its jumps are\n\
+         Also: temperature jumps about by 2.5 °C, usually by less than 0.25 °C (line 0.5 °C) \
+         (noise)\n\
          Since: 2026-09-21 14:13:20 UTC\n\
          Severity: critical\n\
          So far: 1 anomaly\n\

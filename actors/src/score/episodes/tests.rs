@@ -588,18 +588,26 @@ fn a_false_alarm_is_over_and_its_line_rises() {
 
 #[test]
 fn noise_that_begins_with_a_jump_is_explained_as_noise() {
-    // (what fires after the jump, when, the explanation)
-    for (rule, minute, best) in [
-        (Rule::Noise, 40, Rule::Noise),
-        (Rule::Season, 40, Rule::Rate),
-        (Rule::Noise, 4 * 60, Rule::Rate),
+    let at = |rule, minute: i64| Verdict {
+        since_ms: minute * MINUTE,
+        ..verdict(rule, 1.2)
+    };
+    // (what fires after the jump, the first of it is the explanation; when; that of the incident)
+    for (rules, minute, best) in [
+        (&[Rule::Noise, Rule::Rate][..], 40, Rule::Noise),
+        // A jump still echoes.
+        (&[Rule::Noise][..], 40, Rule::Rate),
+        (&[Rule::Rate, Rule::Noise][..], 40, Rule::Rate),
+        (&[Rule::Season, Rule::Rate][..], 40, Rule::Rate),
+        (&[Rule::Noise, Rule::Rate][..], 4 * 60, Rule::Rate),
     ] {
         let mut story = Story::new(|config| config.clear_after = Span::secs(6 * 3600));
-        story.fires(10, "a", Rule::Rate, 1.5);
-        story.fires(20, "a", Rule::Rate, 1.2);
-        story.fires(minute, "a", rule, 1.3);
+        let jump = [at(Rule::Rate, 10), at(Rule::Noise, 10)];
+        story.read(10, "a", &jump, Near::default());
+        let fired: Vec<_> = rules.iter().map(|rule| at(*rule, minute)).collect();
+        story.read(minute, "a", &fired, Near::default());
         let incident = story.stored.values().next().unwrap();
-        assert_eq!(incident.explanation().rule, best, "{rule:?} {minute}");
+        assert_eq!(incident.explanation().rule, best, "{rules:?} {minute}");
         assert_eq!(incident.first.rule, Rule::Rate, "what began it stays");
     }
 }
