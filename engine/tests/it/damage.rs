@@ -42,7 +42,7 @@ fn store(dir: &Path) -> Vec<String> {
         .enumerate()
     {
         let mut engine = Engine::run_with(dir, &["--mqtt", "127.0.0.1:0", "--config", config]);
-        let begun_ms = now_ms() - 5 * 86_400_000 + nth as i64 * 40_000_000;
+        let begun_ms = now_ms() - 5 * 86_400_000 + i64::try_from(nth).unwrap() * 40_000_000;
         let fleet =
             format!("--sensors 20 --seed {nth} --interval 10s --rate {rate} --start {begun_ms}");
         simulate(dir, &engine.door(), &fleet);

@@ -39,9 +39,7 @@ const STREAM: &[Place] = &[
 const ALERTER: &[Place] = &[("alert.delivered", 1)];
 const LISTENER: &[Place] = &[("listener.puback", 50), ("listener.acknowledged", 50)];
 const BROKER: &[Place] = &[("broker.puback", 50), ("broker.acknowledged", 500)];
-/// First the backlog: it is done once and for all.
 const FORWARDER: &[Place] = &[
-    ("forward.backlog", 1),
     ("forward.insert", 3),
     ("forward.inserted", 3),
     ("forward.removed", 3),
@@ -49,6 +47,9 @@ const FORWARDER: &[Place] = &[
 const KEEPER: &[Place] = &[("keeper.rolled_up", 3), ("keeper.remove", 1)];
 /// What is removed may stay removed over the death, so it happens once.
 const REMOVED: &str = "keeper.removed";
+/// What was stored before there was a MongoDB is copied when nothing new waits, which a slow machine
+/// under load never sees; so this happens once, at the beginning.
+const BACKLOG: &str = "forward.backlog";
 
 fn times() -> u32 {
     setting("VIGIE_FAILPOINTS", 1)
@@ -79,9 +80,11 @@ fn survives(dir: &Path, way: &Way, server: Option<&MongoServer>, places: &[Place
             "[mongodb]\nuri = \"{uri}\"\noperations_per_second = 10000\n"
         ));
     }
-    let deaths = dies(places, |at| {
-        campaign.until_death(&[("VIGIE_FAILPOINT", at)]);
-    });
+    let die = |at: &str| campaign.until_death(&[("VIGIE_FAILPOINT", at)]);
+    if server.is_some() {
+        die(&format!("{BACKLOG}@1"));
+    }
+    let deaths = dies(places, die);
     let engine = campaign.start();
     let kept = campaign.end(engine, deaths, |engine| {
         wait_until("an empty outbox", PATIENCE, || {
@@ -214,7 +217,10 @@ fn no_place_is_left_out() {
     let mut names = BTreeSet::new();
     collect(&package_file("../actors/src"), &mut names);
     let known = [ALERTER, STREAM, LISTENER, BROKER, FORWARDER, KEEPER].concat();
-    let known = known.iter().map(|(name, _)| *name).chain([REMOVED]);
+    let known = known
+        .iter()
+        .map(|(name, _)| *name)
+        .chain([REMOVED, BACKLOG]);
     let known: BTreeSet<String> = known.map(str::to_owned).collect();
     assert_eq!(names, known);
 }
