@@ -57,6 +57,8 @@ pub struct Channel {
     large: f32,
     /// How much the other quantities move when this one does, usually.
     company: f32,
+    /// How much they move at any time.
+    stirred: f32,
     run: Run,
     season: Season,
     /// Where the last plausible value was, and when.
@@ -259,6 +261,7 @@ impl Channel {
             usual_restless: f32::NEG_INFINITY,
             large: f32::INFINITY,
             company: 0.0,
+            stirred: 0.0,
             run: Run::default(),
             season: Season::default(),
             course: (0, Course::default()),
@@ -513,15 +516,18 @@ impl Channel {
     /// is nearer (down to `low`, by `slope` for each of the others' lines) and that of what moves with
     /// the others is further away (up to `high`).
     fn alone(&self, low: f64, slope: f64, high: f64, others: f64) -> f64 {
-        let known = (f64::from(self.company) / Self::COMPANY).min(1.0);
+        // Where all of them move all the time, that is no company.
+        let company = f64::from(self.company) - 2.0 * f64::from(self.stirred);
+        let known = (company / Self::COMPANY).clamp(0.0, 1.0);
         let low = 1.0 - (1.0 - low) * known;
         (low + slope * others).clamp(low, 1.0 + (high - 1.0) * known)
     }
 
     fn learn_company(&mut self, step: f64, others: f64) {
+        #[allow(clippy::cast_possible_truncation, reason = "a share")]
+        let others = others.min(Self::NOTABLE) as f32;
+        self.stirred += (others - self.stirred) / 256.0;
         if step >= Self::NOTABLE {
-            #[allow(clippy::cast_possible_truncation, reason = "a share")]
-            let others = others.min(Self::NOTABLE) as f32;
             self.company += (others - self.company) / 32.0;
         }
     }
