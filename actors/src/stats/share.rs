@@ -434,6 +434,8 @@ impl<M: Memory> Share<M> {
     fn silent(&mut self, now_ms: i64) -> Result<Vec<Silence>, store::Error> {
         let (line, listening) = (self.silence, self.hearing.since_ms());
         let since = |received_ms: i64| match received_ms {
+            // Recorded times are as they are.
+            heard if listening == i64::MIN => heard,
             // Later than now is by a clock that was set back since.
             heard if heard >= listening && heard <= now_ms => heard,
             _ => listening.saturating_add(RECONNECT_MS),

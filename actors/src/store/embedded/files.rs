@@ -445,7 +445,9 @@ mod tests {
                     Tail::Torn(tail) => panic!("byte {at} bit {bit}: torn at {tail:?}"),
                 };
                 assert_eq!(found.len(), 1, "byte {at} bit {bit}: {scan:?}");
-                assert_eq!(found[0].start, starts[nth], "byte {at} bit {bit}");
+                // Of two whose numbers contradict each other, nobody knows which is right.
+                let before = numbered && nth > 0 && found[0].start == starts[nth - 1];
+                assert!(before || found[0].start == starts[nth], "byte {at} bit {bit}");
             }
         }
     }
