@@ -14,19 +14,48 @@
 
 mod common;
 
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Engine, listed, median};
+use common::{ENGINE, Engine, listed, median};
 use vigie_actors::clock::{Clock, SystemClock};
 
 const RUNS: usize = 5;
+const SENSORS: &str = "1000";
+/// Readings of each sensor before: with so many, bands, z and the forest have something to say.
+const BEFORE: i64 = 400;
+/// Between two readings of a sensor.
+const INTERVAL_MS: i64 = 10_000;
+
+/// Publishes the readings that end at `until_ms`.
+fn fill(engine: &Engine, until_ms: i64) {
+    let start = (until_ms - BEFORE * INTERVAL_MS).to_string();
+    let count = (BEFORE * 1000).to_string();
+    let status = Command::new(ENGINE)
+        .args(["simulate", "--broker", &format!("mqtt://{}", engine.mqtt)])
+        .args(["--sensors", SENSORS, "--interval", "10s", "--rate", "max"])
+        .args(["--count", &count, "--start", &start, "--boot", "before"])
+        .args(["--connections", "4"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let bands = engine
+        .scrape()
+        .matches("_band_celsius{bound=\"low\"")
+        .count();
+    assert!(bands > 900, "{bands} sensors have a band");
+}
 
 /// 99th percentile of publish → PUBACK in ms; of each scrape its time in ms and its bytes.
 fn run(scrapes: bool) -> (f64, Vec<(f64, usize)>) {
     let dir = tempfile::tempdir().unwrap();
     let engine = Engine::start(dir.path(), &[]);
-    let start = (SystemClock.now_ms() - 86_400_000).to_string();
+    let start_ms = SystemClock.now_ms() - 86_400_000;
+    fill(&engine, start_ms);
+    let start = start_ms.to_string();
     let done = AtomicBool::new(!scrapes);
     std::thread::scope(|scope| {
         let scraper = scope.spawn(|| {
@@ -39,7 +68,7 @@ fn run(scrapes: bool) -> (f64, Vec<(f64, usize)>) {
             }
             took
         });
-        let (_, p99) = engine.load(&["--sensors", "1000", "--start", &start]);
+        let (_, p99) = engine.load(&["--sensors", SENSORS, "--start", &start]);
         done.store(true, Ordering::Relaxed);
         (p99, scraper.join().unwrap())
     })
