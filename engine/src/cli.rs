@@ -228,6 +228,7 @@ impl std::str::FromStr for Speed {
 }
 
 impl Cli {
+    #[allow(clippy::too_many_lines, reason = "one arm for each command")]
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Run(job) => service::run(&job.load()?.config),
@@ -314,7 +315,7 @@ impl Cli {
                 test_alert::run(&place.load(None, None)?.config, channel.as_deref())
             }
             Command::Export { export, place } => {
-                export::run(&place.load(None, None)?.config, export)
+                export::run(&place.load(None, None)?.config, &export)
             }
             Command::Import {
                 source: Source::Mongo { import, place },

@@ -130,7 +130,7 @@ impl From<io::Error> for Stop {
 }
 
 /// Writes them.
-pub(crate) fn run(config: &Config, export: Export) -> anyhow::Result<()> {
+pub(crate) fn run(config: &Config, export: &Export) -> anyhow::Result<()> {
     let now_ms = SystemClock.now_ms();
     let bound = |moment: Option<Moment>, default| moment.map_or(default, |at| at.ms(now_ms));
     let span = (bound(export.since, i64::MIN), bound(export.until, i64::MAX));
@@ -138,8 +138,8 @@ pub(crate) fn run(config: &Config, export: Export) -> anyhow::Result<()> {
         bail!("--since is not before --until: there is nothing between them");
     }
     let written = match export.from {
-        Origin::Store => from_store(config, &export, span),
-        Origin::Mongodb => from_mongodb(config, &export, span),
+        Origin::Store => from_store(config, export, span),
+        Origin::Mongodb => from_mongodb(config, export, span),
     };
     match written {
         Ok(rows) => {

@@ -90,8 +90,9 @@ fn missing_while(missing: Missing) -> String {
         (missing.broker_away, "while the broker was away"),
         (missing.unknown, "for reasons that it does not know"),
     ];
-    let words = words.iter().filter(|(count, _)| *count > 0);
-    words
-        .map(|(count, words)| format!("  {count} missing {words}"))
-        .collect()
+    let mut said = String::new();
+    for (count, words) in words.iter().filter(|(count, _)| *count > 0) {
+        said += &format!("  {count} missing {words}");
+    }
+    said
 }
