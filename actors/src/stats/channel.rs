@@ -235,7 +235,7 @@ impl Channel {
     /// Of these steps the company is learned.
     const NOTABLE: f64 = 0.3;
     /// More company than this says no more.
-    const COMPANY: f64 = 0.1;
+    const COMPANY: f64 = 0.06;
 
     /// Knows nothing but `value`.
     pub fn new(value: f64) -> Self {
@@ -517,7 +517,7 @@ impl Channel {
     /// the others is further away (up to `high`).
     fn alone(&self, low: f64, slope: f64, high: f64, others: f64) -> f64 {
         // Where all of them move all the time, that is no company.
-        let company = f64::from(self.company) - 2.0 * f64::from(self.stirred);
+        let company = f64::from(self.company) - 1.5 * f64::from(self.stirred);
         let known = (company / Self::COMPANY).clamp(0.0, 1.0);
         let low = 1.0 - (1.0 - low) * known;
         (low + slope * others).clamp(low, 1.0 + (high - 1.0) * known)
