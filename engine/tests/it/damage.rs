@@ -196,7 +196,7 @@ fn a_damaged_store_opens_or_says_so_and_never_gives_a_wrong_value() {
             .to_str()
             .unwrap();
         match name.as_str() {
-            _ if name.ends_with(".jnl") => "journal",
+            _ if Path::new(&name).extension().is_some_and(|end| end == "jnl") => "journal",
             _ if parent == "tables" => "table",
             "current" => "current",
             _ if name.starts_with('v') && name != "version" => "manifest",
