@@ -78,10 +78,12 @@ pub(crate) async fn handshake(
         .map_err(|_| failed("the authority cannot be read, see broker.ca_file"))?;
     let mut config = ClientSessionConfig::new();
     config.ca_chain = Some(ca);
-    config.server_name = Some(&host);
     let config = SessionConfig::Client(config);
-    let mut session =
-        Session::new(tls.reference(), stream, &config).map_err(|error| words(&error))?;
+    let session = Session::new(tls.reference(), stream, &config);
+    let mut session = session.map_err(|error| words(&error))?;
+    session
+        .set_server_name(&host)
+        .map_err(|error| words(&error))?;
     match session.connect().await {
         Ok(()) => Ok(session),
         Err(error) => Err(
