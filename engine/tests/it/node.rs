@@ -352,7 +352,9 @@ fn every_reading_arrives_once_and_in_order_through_cuts_kills_and_freezes() {
 
     let mut chance = StdRng::seed_from_u64(8);
     let within = Duration::from_millis(1200);
-    for fault in (0..5).chain((0..9).map(|_| chance.gen_range(0..5))) {
+    let mut faults: Vec<u32> = (0..5).collect();
+    faults.extend((0..9).map(|_| chance.gen_range(0..5)));
+    for fault in faults {
         std::thread::sleep(Duration::from_millis(chance.gen_range(200..1200)));
         match fault {
             0 => link.cut(),
@@ -501,8 +503,11 @@ fn a_config_becomes_a_partition_that_a_node_takes_and_no_secret_is_shown() {
     };
     let mut engine = Engine::run(dir.path());
     let config = NodeFile::plain(engine.mqtt().port()).write(dir.path(), "C007");
-    super::harness::engine(dir.path(), &["node", "config", &config, "-o", "c007.bin"])
-        .expect(0, &[]);
+    super::harness::engine(
+        dir.path(),
+        &["node", "config", config.as_str(), "-o", "c007.bin"],
+    )
+    .expect(0, &[]);
     finish(
         start(&program, dir.path(), "c007.bin", "--count 3"),
         PATIENCE,
