@@ -503,8 +503,11 @@ fn a_config_becomes_a_partition_that_a_node_takes_and_no_secret_is_shown() {
     };
     let mut engine = Engine::run(dir.path());
     let config = NodeFile::plain(engine.mqtt().port()).write(dir.path(), "C007");
-    super::harness::engine(dir.path(), &["node", "config", &config, "-o", "c007.bin"])
-        .expect(0, &[]);
+    super::harness::engine(
+        dir.path(),
+        &["node", "config", config.as_str(), "-o", "c007.bin"],
+    )
+    .expect(0, &[]);
     finish(
         start(&program, dir.path(), "c007.bin", "--count 3"),
         PATIENCE,

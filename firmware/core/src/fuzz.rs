@@ -36,7 +36,7 @@ impl Chance {
             0 => {
                 bytes = (0..self.below(64))
                     .map(|_| self.next().to_le_bytes()[5])
-                    .collect()
+                    .collect();
             }
             1 => bytes.truncate(self.below(bytes.len() + 1)),
             2 => {

@@ -55,7 +55,8 @@ pub(crate) fn reply(nonce: [u8; 8], bytes: &[u8]) -> Result<i64, Reply> {
     } else {
         0
     };
-    let since_1970 = u64::from(seconds) + era - UNIX_EPOCH;
+    let since_1970 = (u64::from(seconds) + era).checked_sub(UNIX_EPOCH);
+    let since_1970 = since_1970.ok_or(Reply::NoTime)?;
     let ms = since_1970 * 1000 + ((u64::from(fraction) * 1000) >> 32);
     i64::try_from(ms).map_err(|_| Reply::NoTime)
 }

@@ -196,6 +196,9 @@ fn numbered(config: &Config, nth: u32, nodes: u32) -> Result<Config, String> {
     Ok(config)
 }
 
+/// Sensors, each with its index in the config.
+type Sensors = Vec<(usize, Box<dyn AnySensor>)>;
+
 /// What one node needs to know of the command line.
 struct OneNode {
     flash: Option<PathBuf>,
@@ -275,8 +278,8 @@ impl OneNode {
         FileFlash::open(&path, pages).map_err(|error| format!("{}: {error}", path.display()))
     }
 
-    fn sensors(&self, config: &Config) -> Result<Vec<(usize, Box<dyn AnySensor>)>, String> {
-        let mut sensors: Vec<(usize, Box<dyn AnySensor>)> = Vec::new();
+    fn sensors(&self, config: &Config) -> Result<Sensors, String> {
+        let mut sensors = Sensors::new();
         for (index, sensor) in config.sensors.iter().enumerate() {
             let seed = self.seed ^ ((index as u64) << 32);
             let one: Box<dyn AnySensor> = match sensor.kind {

@@ -28,14 +28,15 @@ struct Clocks;
 impl MbedtlsWallClock for Clocks {
     fn instant(&self) -> Option<tm> {
         let civil = Civil::of(UTC_MS.load(Ordering::Relaxed));
-        let mut date = tm::default();
-        date.tm_year = i32::try_from(civil.year - 1900).ok()?;
-        date.tm_mon = i32::from(civil.month) - 1;
-        date.tm_mday = civil.day.into();
-        date.tm_hour = civil.hour.into();
-        date.tm_min = civil.minute.into();
-        date.tm_sec = civil.second.into();
-        Some(date)
+        Some(tm {
+            tm_year: i32::try_from(civil.year - 1900).ok()?,
+            tm_mon: i32::from(civil.month) - 1,
+            tm_mday: civil.day.into(),
+            tm_hour: civil.hour.into(),
+            tm_min: civil.minute.into(),
+            tm_sec: civil.second.into(),
+            ..tm::default()
+        })
     }
 }
 
@@ -78,22 +79,22 @@ pub(crate) async fn handshake(
         .map_err(|_| failed("the authority cannot be read, see broker.ca_file"))?;
     let mut config = ClientSessionConfig::new();
     config.ca_chain = Some(ca);
-    config.server_name = Some(&host);
     let config = SessionConfig::Client(config);
-    let mut session =
-        Session::new(tls.reference(), stream, &config).map_err(|error| words(&error))?;
+    let session = Session::new(tls.reference(), stream, &config);
+    let mut session = session.map_err(words)?;
+    session.set_server_name(&host).map_err(words)?;
     match session.connect().await {
         Ok(()) => Ok(session),
         Err(error) => Err(
             match certificate_words(session.tls_verification_details()) {
                 Some(why) => failed(why),
-                None => words(&error),
+                None => words(error),
             },
         ),
     }
 }
 
-fn words(error: &SessionError) -> DialError {
+fn words(error: SessionError) -> DialError {
     DialError::Tls(match error {
         SessionError::Io(kind) => format!("the connection broke in the TLS handshake: {kind:?}"),
         SessionError::MbedTls(error) => format!("TLS: {error}"),
