@@ -689,7 +689,7 @@ async fn trends_and_charts_are_of_bounded_size() {
     );
     let temperature = &chart["quantities"][0];
     assert_eq!(temperature["name"], "temperature");
-    assert_eq!(temperature["max"], json!([21.4; 10]));
+    assert_eq!(temperature["max"], json!(vec![21.4; 10]));
     assert!(
         temperature["expected"]["baseline"].is_object(),
         "{temperature}"
