@@ -415,12 +415,12 @@ async fn shapes_are_exact() {
             r#"{"sensors":[{"id":"C001","last_seen":1790000011005,"expected_interval_s":10.0,"#,
             r#""readings":22,"missing":3,"temperature":21.4,"humidity":0.30000000000000004,"dew_point":-48.44,"#,
             r#""score":0.2,"anomaly":false,"incident":{"id":"C001-1790000000001","#,
-            r#""severity":"critical","rule":"rate","opened":1790000000001},"group":null,"learning":false,"silent_after_s":40.0},"#,
+            r#""severity":"critical","rule":"rate","opened":1790000000001},"group":null,"learning":false,"silent_after_s":40.0,"device":null},"#,
             r#"{"id":"C002","last_seen":1790000001304,"expected_interval_s":10.0,"#,
             r#""readings":1299,"missing":0,"temperature":21.4,"humidity":0.30000000000000004,"dew_point":-48.44,"#,
-            r#""score":0.2,"anomaly":false,"incident":null,"group":null,"learning":false,"silent_after_s":40.0},"#,
+            r#""score":0.2,"anomaly":false,"incident":null,"group":null,"learning":false,"silent_after_s":40.0,"device":null},"#,
             r#"{"id":"C:3","last_seen":null,"expected_interval_s":null,"readings":0,"missing":0,"#,
-            r#""score":null,"anomaly":false,"incident":null,"group":null,"learning":true,"silent_after_s":null}],"next":null}"#,
+            r#""score":null,"anomaly":false,"incident":null,"group":null,"learning":true,"silent_after_s":null,"device":null}],"next":null}"#,
         )
     );
     assert_eq!(

@@ -281,10 +281,10 @@ async function login() {
   const dialog = page.getByRole("dialog", { name: "The engine's token" });
   await dialog.waitFor();
   await accessible(page, "the dialog for the token");
-  await page.getByLabel("Token").fill("not the token at all");
+  await page.locator("#token").fill("not the token at all");
   await page.keyboard.press("Enter");
   await dialog.getByRole("alert").getByText("not the engine's token").waitFor();
-  await page.getByLabel("Token").fill(settings.token);
+  await page.locator("#token").fill(settings.token);
   await page.keyboard.press("Enter");
   await dialog.waitFor({ state: "hidden" });
   await page.locator('#link[data-state="live"]').waitFor();

@@ -51,7 +51,6 @@ export class Status {
       });
     }
     document.addEventListener("incident-over", () => this.#count());
-    this.#count();
     setInterval(() => this.#count(), 60_000);
   }
 
@@ -64,6 +63,8 @@ export class Status {
   }
 
   async #count() {
+    // Nobody asks before it is known that this browser may.
+    if (!this.health) return;
     try {
       const past = await Incidents.past(this.#now());
       const wrong = past.filter((one) => one.false_alarm).length;
@@ -88,7 +89,9 @@ export class Status {
   }
 
   take(health) {
+    const first = !this.health;
     this.health = health;
+    if (first) this.#count();
     const { ledger, mail, mongodb } = health;
     const now = health.now;
     const aside = total(ledger.quarantined);
