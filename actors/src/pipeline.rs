@@ -292,7 +292,7 @@ impl Pipeline {
             let shell = Shell::new(
                 make,
                 move |part: Part| {
-                    let readings = part.batch.arrivals.len();
+                    let readings = part.found.len();
                     let to = To::new(part, &scorer_mailbox, readings);
                     to_scorer.try_send(to).is_ok()
                 },
@@ -313,9 +313,13 @@ impl Pipeline {
                 credits => credits,
             },
             Box::new(move |batch| {
-                to_shares
-                    .iter()
-                    .all(|share| share.try_send(arrived(batch, &stats_mailbox)).is_ok())
+                // Counted once, however many shares look at them.
+                let mut readings = batch.arrivals.len();
+                to_shares.iter().all(|share| {
+                    let readings = std::mem::take(&mut readings);
+                    let to = arrived(batch, &stats_mailbox, readings);
+                    share.try_send(to).is_ok()
+                })
             }),
             epochs,
             (!settings.event_time).then_some(clock),

@@ -21,9 +21,13 @@ pub(crate) struct Log {
 
 /// Call once, and keep what it gives to the end.
 pub(crate) fn start() -> Log {
-    let filter = EnvFilter::try_from_env("VIGIE_LOG")
+    let mut filter = EnvFilter::try_from_env("VIGIE_LOG")
         // The database logs every file it opens.
         .unwrap_or_else(|_| EnvFilter::new("info,fjall=warn,lsm_tree=warn"));
+    // What was held back is told whatever else is asked for.
+    if let Ok(told) = format!("{}=warn", repeats::TARGET).parse() {
+        filter = filter.add_directive(told);
+    }
     let repeats = Repeats::new();
     let lines = fmt::layer().with_writer(stderr);
     let registry = tracing_subscriber::registry()

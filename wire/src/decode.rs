@@ -299,11 +299,9 @@ impl<'q> State<'q> {
             Key::Seq => field::<u64, A>(&mut self.seq, name, fault, map),
             Key::Time => field::<i64, A>(&mut self.time_ms, name, fault, map),
             Key::Next => field::<u32, A>(&mut self.next_s, name, fault, map),
-            Key::Firmware => {
-                field::<Text<{ Start::WORD }>, A>(&mut self.firmware, name, fault, map)
-            }
-            Key::Reset => field::<Text<{ Start::WORD }>, A>(&mut self.reset, name, fault, map),
-            Key::Crash => field::<Text<{ Start::SENTENCE }>, A>(&mut self.crash, name, fault, map),
+            Key::Firmware => note(&mut self.firmware, Start::WORD, map),
+            Key::Reset => note(&mut self.reset, Start::WORD, map),
+            Key::Crash => note(&mut self.crash, Start::SENTENCE, map),
             Key::Quantity(id) => quantity(&mut self.values, id, name, fault, map),
             Key::Unknown => map.next_value::<IgnoredAny>().map(|_| ()),
         }
@@ -379,6 +377,16 @@ fn field<'de, T: Accept, A: MapAccess<'de>>(
         fault,
         accept: PhantomData,
     })?);
+    Ok(())
+}
+
+/// Reads a text for people, cut to `most` bytes. Nothing of it is a reason to refuse the reading.
+fn note<'de, A: MapAccess<'de>>(
+    place: &mut Option<String>,
+    most: usize,
+    map: &mut A,
+) -> Result<(), A::Error> {
+    *place = map.next_value_seed(Note(most))?;
     Ok(())
 }
 
@@ -562,18 +570,6 @@ impl Accept for BootId {
     }
 }
 
-/// A text for people, cut to so many bytes.
-struct Text<const MOST: usize>;
-
-impl<const MOST: usize> Accept for Text<MOST> {
-    type Out = String;
-    const EXPECTED: &'static str = "a string";
-
-    fn text(text: &str) -> Result<Option<String>, DecodeError> {
-        Ok(Some(Start::cut(text, MOST).into()))
-    }
-}
-
 impl Accept for u64 {
     type Out = Self;
     const EXPECTED: &'static str = "an integer from 0 to 18446744073709551615";
@@ -705,5 +701,58 @@ impl<'de, T: Accept> Visitor<'de> for Field<'_, T> {
 
     fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<T::Out, A::Error> {
         self.judge(None, "an object")
+    }
+}
+
+/// Reads a text of at most so many bytes; `None` if the value is something else.
+struct Note(usize);
+
+impl<'de> DeserializeSeed<'de> for Note {
+    type Value = Option<String>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Note {
+    type Value = Option<String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Some(Start::cut(text, self.0).into()))
+    }
+
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(None)
     }
 }

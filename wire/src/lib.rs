@@ -26,8 +26,9 @@
 //!   every other key may be absent, and keys come in any order.
 //! * A key that is not known is ignored, whatever its value. A known key given twice is refused,
 //!   and so is one whose value has another type: `null` is not a way to leave a key out.
-//! * `fw`, `reset` and `crash` come with the first reading after a start. They are for people: what
-//!   is longer than [`Start`] keeps is cut, and never a reason to refuse the reading.
+//! * `fw`, `reset` and `crash` come with the first reading after a start. They are for people, and
+//!   never a reason to refuse the reading: what is longer than [`Start`] keeps is cut, what is no
+//!   string counts as absent, and the last one of several counts.
 //! * An integer has neither fraction nor exponent: `10`, not `10.0` nor `1e1`.
 //! * `NaN`, infinities and numbers beyond the range of `f64` (`1e309`) are refused.
 //! * Whether a time or a value is plausible is judged by the engine, not here.

@@ -15,7 +15,7 @@ const MAX_NAME: usize = 32;
 
 /// What no quantity may be called: the keys of a reading, then the keys that the engine adds to a
 /// reading when it stores or shows one.
-const RESERVED: [&str; 25] = [
+const RESERVED: [&str; 31] = [
     "v",
     "id",
     "boot",
@@ -25,6 +25,12 @@ const RESERVED: [&str; 25] = [
     "fw",
     "reset",
     "crash",
+    "device",
+    "group",
+    "learning",
+    "silent_after_s",
+    "zscore",
+    "info",
     "time",
     "timestamp",
     "sensor",

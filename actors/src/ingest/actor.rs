@@ -219,7 +219,7 @@ impl Handler<Drain> for Ingest {
     fn handle(&mut self, _: Drain, _: &mut Context<Self>) {}
 }
 
-/// Hands what came to Stats on, in the wiring.
-pub fn arrived(batch: &Arc<Batch>, mailbox: &Mailbox) -> To<Arrived> {
-    To::new(Arrived(Arc::clone(batch)), mailbox, batch.arrivals.len())
+/// Hands what came to Stats on, in the wiring. `readings`: how many count as in flight by it.
+pub fn arrived(batch: &Arc<Batch>, mailbox: &Mailbox, readings: usize) -> To<Arrived> {
+    To::new(Arrived(Arc::clone(batch)), mailbox, readings)
 }

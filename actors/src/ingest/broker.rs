@@ -753,7 +753,6 @@ impl Session<'_> {
         self.achieved.progress = true;
         failpoint::pass("broker.puback");
         let all = ids.len() as u64;
-        failpoint::pass("broker.puback");
         for id in ids {
             if !self.acknowledge(id).await.map_err(End::Failed)? {
                 // The connection is gone; the poller will tell why.

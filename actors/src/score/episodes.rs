@@ -345,7 +345,8 @@ impl Incidents {
     /// tells what has to be told. `deaf`: the link to the broker is down.
     pub fn tick(&mut self, now_ms: i64, deaf: bool, changes: &mut Changes) {
         self.link(now_ms, deaf);
-        if now_ms.saturating_sub(self.looked_ms) >= LOOK_EVERY_MS {
+        // Also after the clock was set back.
+        if now_ms.abs_diff(self.looked_ms) >= LOOK_EVERY_MS.unsigned_abs() {
             self.looked_ms = now_ms;
             self.look(now_ms, changes);
         }
@@ -477,6 +478,9 @@ impl Incidents {
             }
             (true, Some(since_ms)) => since_ms,
         };
+        // The clock was set back: it has been down since then at least.
+        let since_ms = since_ms.min(now_ms);
+        self.deaf_ms = Some(since_ms);
         let down_ms = now_ms.saturating_sub(since_ms);
         if down_ms < LINK_LINE_MS {
             return;

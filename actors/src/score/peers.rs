@@ -37,6 +37,19 @@ struct Latest {
     parts: Parts,
 }
 
+impl Latest {
+    fn of(quantity: QuantityId, at_ms: i64, course: Course) -> Self {
+        #[allow(clippy::cast_possible_truncation, reason = "clipped")]
+        let parts =
+            course.map(|share| (f64::from(share).clamp(-CLIP, CLIP) * PARTS).round() as i64);
+        Self {
+            quantity,
+            hour: at_ms.div_euclid(HOUR_MS),
+            parts,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Member {
     /// Number of its group; `None`: it is in none.
@@ -213,14 +226,7 @@ impl Peers {
             return factors;
         };
         for (quantity, at_ms, course) in values {
-            #[allow(clippy::cast_possible_truncation, reason = "clipped")]
-            let parts =
-                course.map(|share| (f64::from(share).clamp(-CLIP, CLIP) * PARTS).round() as i64);
-            let latest = Latest {
-                quantity,
-                hour: at_ms.div_euclid(HOUR_MS),
-                parts,
-            };
+            let latest = Latest::of(quantity, at_ms, course);
             let common = self.commons.entry((group, quantity)).or_default();
             let known = member
                 .latest
@@ -233,10 +239,41 @@ impl Peers {
                 member.latest.push(latest);
             }
             common.newest = common.newest.max(latest.hour);
-            factors.push((quantity, common.factors(parts)));
+            factors.push((quantity, common.factors(latest.parts)));
             common.enter(latest);
         }
         factors
+    }
+
+    /// `sensor` is where it was before. To be followed by [`Peers::count_anew`].
+    pub fn put_back(
+        &mut self,
+        sensor: SensorId,
+        values: impl Iterator<Item = (QuantityId, i64, Course)>,
+    ) {
+        if let Some(member) = self.members.get_mut(&sensor) {
+            member.latest = values
+                .map(|(q, at, course)| Latest::of(q, at, course))
+                .collect();
+        }
+    }
+
+    /// Makes the sums of the groups of `sensors` anew: an hour that began with what was undone has
+    /// taken the place of another.
+    pub fn count_anew(&mut self, sensors: &[SensorId]) {
+        let members = sensors.iter().filter_map(|sensor| self.members.get(sensor));
+        let groups: SmallVec<[usize; 4]> = members.filter_map(|member| member.group).collect();
+        self.commons.retain(|(group, _), _| !groups.contains(group));
+        for member in self.members.values() {
+            let Some(group) = member.group.filter(|group| groups.contains(group)) else {
+                continue;
+            };
+            for latest in &member.latest {
+                let common = self.commons.entry((group, latest.quantity)).or_default();
+                common.newest = common.newest.max(latest.hour);
+                common.enter(*latest);
+            }
+        }
     }
 }
 
@@ -290,6 +327,29 @@ mod tests {
             }
             let got = enter(&mut peers, 0, minute, own);
             assert!((got - factor).abs() < 0.01, "minute {minute}: {got}");
+        }
+    }
+
+    #[test]
+    fn what_was_refused_leaves_no_trace() {
+        let at =
+            |minute: i64, level| std::iter::once((TEMPERATURE, minute * 60_000, [0.0, level, 0.0]));
+        let (mut calm, mut refused) = (hall(), hall());
+        for peers in [&mut calm, &mut refused] {
+            for (number, minute) in [(1, 10), (2, 70), (3, 80), (4, 20)] {
+                enter(peers, number, minute, 0.8);
+            }
+        }
+        // It begins an hour that takes the place of the first one.
+        enter(&mut refused, 4, 130, -1.9);
+        refused.put_back(sensor(4), at(20, 0.8));
+        refused.count_anew(&[sensor(4)]);
+        for (number, minute) in [(0, 85), (4, 90), (0, 95)] {
+            let (a, b) = (
+                enter(&mut calm, number, minute, 1.5),
+                enter(&mut refused, number, minute, 1.5),
+            );
+            assert!((a - b).abs() < 1e-12 && a > 1.0, "{a} {b}");
         }
     }
 

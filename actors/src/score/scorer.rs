@@ -15,13 +15,13 @@ use super::maintenance::Silence;
 use super::peers::Peers;
 use super::rules::{Band, Near, Rule, Verdict, band, judge, judge_gap, judge_silence};
 use super::{Config, ForestPer};
-use crate::batch::Batch;
+use crate::batch::{Batch, Forget};
 use crate::quantity::Catalogue;
 use crate::reading::{Arrival, Reading};
 use crate::stats::channel::Channel;
 use crate::stats::hearing::{Hearing, Meanwhile};
 use crate::stats::share::{Finding, Part, Recalled, SilenceLine};
-use crate::stats::state::Observed;
+use crate::stats::state::{Observed, SensorState};
 use crate::{stats, store};
 
 /// How a reading goes into the store.
@@ -376,15 +376,18 @@ impl<M: IncidentMemory> Scorer<M> {
     }
 
     fn forget(&mut self, batch: &Batch) -> Result<(), store::Error> {
-        if batch.catch_up(&mut self.epoch).is_none() {
+        let Some(forget) = batch.catch_up(&mut self.epoch) else {
             return Ok(());
-        }
+        };
         // Not only of the readings' sensors: time alone ends incidents, and silences begin them.
         let (current, silences) = (self.memory.current_incidents()?, self.memory.silences()?);
         self.incidents.replace(current, silences);
         self.raised.clear();
         self.raise(&self.memory.raised()?);
-        self.meet()?;
+        match forget {
+            Forget::Sensors(sensors) => self.meet_again(&sensors)?,
+            Forget::Everything => self.meet()?,
+        }
         self.next_order = 0;
         // A refused batch may have carried them.
         self.unsaved = self
@@ -402,27 +405,48 @@ impl<M: IncidentMemory> Scorer<M> {
             return Ok(());
         }
         for sensor in self.memory.sensor_ids()? {
-            if !self.peers.has(&sensor) {
-                continue;
-            }
-            if let Some(Recalled { mut state, since }) = self.memory.state(&sensor)? {
-                for reading in &since {
-                    state.enter(reading, &self.catalogue, &self.stats);
-                }
+            if self.peers.has(&sensor)
+                && let Some(state) = self.state_of(&sensor)?
+            {
                 self.peers.enter(sensor, state.courses());
             }
         }
         Ok(())
     }
 
+    /// The same of sensors whose readings were refused: they are where they were before.
+    fn meet_again(&mut self, sensors: &[SensorId]) -> Result<(), store::Error> {
+        for sensor in sensors {
+            if self.peers.has(sensor) {
+                let state = self.state_of(sensor)?.unwrap_or_default();
+                self.peers.put_back(*sensor, state.courses());
+            }
+        }
+        self.peers.count_anew(sensors);
+        Ok(())
+    }
+
+    /// As the store has it.
+    fn state_of(&self, sensor: &SensorId) -> Result<Option<SensorState>, store::Error> {
+        let Some(Recalled { mut state, since }) = self.memory.state(sensor)? else {
+            return Ok(None);
+        };
+        for reading in &since {
+            state.enter(reading, &self.catalogue, &self.stats);
+        }
+        Ok(Some(state))
+    }
+
     /// Does what people want done.
     fn obey(&mut self, now_ms: i64, changes: &mut Changes) -> Result<(), store::Error> {
-        if now_ms.saturating_sub(self.counted_ms) >= COUNTED_EVERY_MS {
+        // Also after the clock was set back.
+        let due = |last_ms: i64, every_ms: i64| now_ms.abs_diff(last_ms) >= every_ms.unsigned_abs();
+        if due(self.counted_ms, COUNTED_EVERY_MS) {
             self.counted_ms = now_ms;
             self.incidents
                 .set_sizes(self.memory.sensor_ids()?.into_iter());
         }
-        if now_ms.saturating_sub(self.asked_ms) < ORDERS_EVERY_MS {
+        if !due(self.asked_ms, ORDERS_EVERY_MS) {
             return Ok(());
         }
         self.asked_ms = now_ms;

@@ -35,13 +35,14 @@ impl Device {
             return false;
         }
         let device = known.get_or_insert_default();
+        let before = device.told.clone();
         if restarted {
             device.started_ms = Some(reading.order_ms);
             device.starts = device.starts.saturating_add(1);
             (device.told.reset, device.told.crash) = (None, None);
         }
         let Some(start) = reading.start.as_deref() else {
-            return true;
+            return restarted;
         };
         let told = &mut device.told;
         if let (Some(before), Some(after)) = (&told.firmware, &start.firmware)
@@ -55,7 +56,8 @@ impl Device {
         told.firmware = start.firmware.clone().or(told.firmware.take());
         told.reset = start.reset.clone().or(told.reset.take());
         told.crash = start.crash.clone().or(told.crash.take());
-        true
+        // Some tell it with each reading.
+        restarted || *told != before
     }
 }
 
@@ -96,6 +98,7 @@ mod tests {
 
         let first = reading(2, Some(("1.3", "power_on")));
         assert!(Device::learn(&mut device, &first, false));
+        assert!(!Device::learn(&mut device, &first, false), "no news");
         let known = device.clone().unwrap();
         assert_eq!((known.started_ms, known.starts), (None, 0));
         assert_eq!(known.told.reset.as_deref(), Some("power_on"));

@@ -21,7 +21,7 @@ pub enum Meanwhile {
 pub struct Hearing {
     since_ms: AtomicI64,
     /// When the engine started.
-    started_ms: i64,
+    started_ms: AtomicI64,
     /// When the link to the broker came up last.
     linked_ms: AtomicI64,
 }
@@ -31,7 +31,7 @@ impl Hearing {
     pub fn since(ms: i64) -> Self {
         Self {
             since_ms: AtomicI64::new(ms),
-            started_ms: ms,
+            started_ms: AtomicI64::new(ms),
             linked_ms: AtomicI64::new(i64::MIN),
         }
     }
@@ -55,6 +55,9 @@ impl Hearing {
         let _lost = self
             .since_ms
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, since);
+        // By the clock as it is now, nothing was later than now.
+        self.started_ms.fetch_min(now_ms, Ordering::Relaxed);
+        self.linked_ms.fetch_min(now_ms, Ordering::Relaxed);
     }
 
     /// Receive times before this say nothing about silence. [`i64::MAX`] while a source is lost.
@@ -64,7 +67,7 @@ impl Hearing {
 
     /// What was going on between a reading received at `before_ms` and the next one of its sensor.
     pub fn meanwhile(&self, before_ms: i64) -> Meanwhile {
-        if before_ms < self.started_ms {
+        if before_ms < self.started_ms.load(Ordering::Relaxed) {
             Meanwhile::EngineDown
         } else if before_ms < self.linked_ms.load(Ordering::Relaxed) {
             Meanwhile::BrokerAway

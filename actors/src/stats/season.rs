@@ -406,7 +406,7 @@ mod tests {
     #[test]
     fn a_day_like_the_others_is_usual_and_one_out_of_phase_is_not() {
         let mut season = grown(8);
-        let (first, half) = (8 * BINS_PER_DAY, BINS_PER_DAY / 2);
+        let (first, half, quarter) = (8 * BINS_PER_DAY, BINS_PER_DAY / 2, BINS_PER_DAY / 4);
         let mut usual = season.clone();
         for bin in first..first + BINS_PER_DAY {
             let slow = usual.observe(wave(bin), bin * BIN_MS, FLOOR);
@@ -414,7 +414,11 @@ mod tests {
             assert!(ratio < 0.5, "bin {bin}: {ratio}");
             assert!(slow.level.unwrap().ratio() < 0.7);
         }
-        let worst = (first..first + half)
+        // From the warmest time of the day on it is as if it were the coldest.
+        for bin in first..first + quarter {
+            season.observe(wave(bin), bin * BIN_MS, FLOOR);
+        }
+        let worst = (first + quarter..first + half)
             .map(|bin| {
                 let slow = season.observe(wave(bin + half), bin * BIN_MS, FLOOR);
                 slow.season.unwrap().ratio()

@@ -25,7 +25,7 @@ const VARIANTS: usize = 10;
 /// Of a line so many bytes are kept.
 const KEPT: usize = 300;
 /// Where counts come from: they are never held back themselves.
-const TARGET: &str = "repeats";
+pub(super) const TARGET: &str = "repeats";
 
 /// Holds repeated lines back. Clones share what they know.
 #[derive(Clone)]

@@ -444,7 +444,9 @@ fn one_broker(
     let host = section.text("host").unwrap_or_default();
     if !is_host(host) || (host.contains(':') && host.parse::<core::net::Ipv6Addr>().is_err()) {
         let fix = "write the name or address alone, without scheme and port";
-        section.wrong("host", Value::from(host), "not a host", fix);
+        // Some write a URL here, with the password in it.
+        let shown = host.rsplit('@').next().unwrap_or_default();
+        section.wrong("host", Value::from(shown), "not a host", fix);
     }
     let tls = section.flag("tls").unwrap_or(true);
     let usual = if tls { 8883 } else { 1883 };

@@ -447,7 +447,10 @@ mod tests {
                 assert_eq!(found.len(), 1, "byte {at} bit {bit}: {scan:?}");
                 // Of two whose numbers contradict each other, nobody knows which is right.
                 let before = numbered && nth > 0 && found[0].start == starts[nth - 1];
-                assert!(before || found[0].start == starts[nth], "byte {at} bit {bit}");
+                assert!(
+                    before || found[0].start == starts[nth],
+                    "byte {at} bit {bit}"
+                );
             }
         }
     }
