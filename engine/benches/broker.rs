@@ -119,7 +119,7 @@ fn metric(http: &str, series: &str) -> f64 {
     let mut stream = TcpStream::connect(http).unwrap();
     write!(
         stream,
-        "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     )
     .unwrap();
     let mut text = String::new();

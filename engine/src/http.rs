@@ -17,7 +17,7 @@ mod tests;
 
 use std::fmt::Write as _;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -56,7 +56,7 @@ use warp::filters::BoxedFilter;
 use warp::filters::path::FullPath;
 use warp::http::header::{
     ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE as COOKIES,
-    ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, REFERRER_POLICY, RETRY_AFTER,
+    ETAG, HOST, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, REFERRER_POLICY, RETRY_AFTER,
     SET_COOKIE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use warp::http::{Method, StatusCode};
@@ -170,6 +170,8 @@ pub(crate) struct Server {
     addr: SocketAddr,
     certificates: Option<Arc<ServerCertificates>>,
     limits: Limits,
+    /// The host under which people find it, if that is known.
+    public_host: Option<String>,
 }
 
 impl Server {
@@ -206,7 +208,14 @@ impl Server {
             addr,
             certificates: certificates.map(Arc::new),
             limits: Limits::default(),
+            public_host: None,
         })
+    }
+
+    /// The host of `http.public_url`: without a token, requests may name it as well.
+    pub(crate) fn known_as(mut self, public_host: Option<&str>) -> Self {
+        self.public_host = public_host.map(str::to_owned);
+        self
     }
 
     /// What it shows to clients, if it speaks TLS.
@@ -230,7 +239,11 @@ impl Server {
     /// Serves until `stop` holds true, then lets answers under way finish.
     pub(crate) async fn run(self, state: State, mut stop: watch::Receiver<bool>) {
         let limits = self.limits;
-        let shared = Arc::new(Shared::new(state, limits.patience));
+        let names = Names {
+            bound: self.addr.ip(),
+            public: self.public_host,
+        };
+        let shared = Arc::new(Shared::new(state, limits.patience, names));
         let watch = tokio::spawn(watch_over(Arc::clone(&shared)));
         let routes = routes(shared);
         let places = Arc::new(Semaphore::new(limits.connections));
@@ -566,10 +579,37 @@ fn unescape(segment: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// How a request may call the engine while there is no token. A page elsewhere can have its own name
+/// lead to this machine (DNS rebinding), and is of the same origin as the engine then: but its
+/// browser says that name.
+#[derive(Debug)]
+struct Names {
+    /// Where it listens.
+    bound: IpAddr,
+    /// The host of `http.public_url`; an IPv6 address stands in brackets.
+    public: Option<String>,
+}
+
+impl Names {
+    /// Is `host` one of them? It may have a port.
+    fn know(&self, host: &str) -> bool {
+        let end = host.rfind(':').filter(|at| !host[*at..].contains(']'));
+        let host = &host[..end.unwrap_or(host.len())];
+        let mut names = ["localhost"].into_iter().chain(self.public.as_deref());
+        if names.any(|name| name.eq_ignore_ascii_case(host)) {
+            return true;
+        }
+        let bare = host.strip_prefix('[').and_then(|v6| v6.strip_suffix(']'));
+        let ip: Option<IpAddr> = bare.unwrap_or(host).parse().ok();
+        ip.is_some_and(|ip| ip.is_loopback() || ip == self.bound)
+    }
+}
+
 /// What all connections share.
 #[derive(Debug)]
 struct Shared {
     state: State,
+    names: Names,
     readers: Arc<Semaphore>,
     /// When the size of the store was measured.
     measured_ms: AtomicI64,
@@ -579,11 +619,12 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(state: State, patience: Patience) -> Self {
+    fn new(state: State, patience: Patience, names: Names) -> Self {
         Self {
             started_ms: state.clock.now_ms(),
             hub: Arc::new(Hub::new(patience)),
             state,
+            names,
             readers: Arc::new(Semaphore::new(READERS)),
             measured_ms: AtomicI64::new(i64::MIN),
         }
@@ -595,6 +636,7 @@ impl Shared {
         query: &[(String, String)],
         ask: Ask,
     ) -> Result<Response, Failure> {
+        self.is_meant(&ask)?;
         let route = Route::of(path);
         let known = self.knows(&ask);
         if !known && !route.as_ref().is_some_and(Route::is_open) {
@@ -757,6 +799,22 @@ impl Shared {
             tokio::time::sleep(LOOKED_EVERY).await;
         }
         Ok(())
+    }
+
+    /// Fails if nothing but its name for the engine tells a request from one of a page elsewhere, and
+    /// that name is not ours. Tools that give no name are no browsers.
+    fn is_meant(&self, ask: &Ask) -> Result<(), Failure> {
+        let mut hosts = ask.headers.get_all(HOST).iter();
+        let ours = |host: &HeaderValue| host.to_str().is_ok_and(|host| self.names.know(host));
+        if self.state.token.is_some() || hosts.all(ours) {
+            return Ok(());
+        }
+        Err(Failure::new(
+            421,
+            "without a token, the engine does not answer under this name",
+            "use localhost or 127.0.0.1; or set http.public_url to the address that people use, or \
+             set http.token",
+        ))
     }
 
     /// Does the request hold the token, or a session that was got for it, if one is asked for?

@@ -159,6 +159,7 @@ impl Service {
         let certificates = config.http.certificates().map_err(|why| anyhow!(why))?;
         let server = http::Server::bind(config.http.addr, certificates);
         let server = edges.run(server).await?;
+        let server = server.known_as(config.http.public_host());
         let listener = if mode.listen && config.listener.enabled {
             let bound = edges.run(Listener::bind(config.listener.clone())).await;
             Some(bound.context("cannot listen for devices at --mqtt (listener.addr)")?)

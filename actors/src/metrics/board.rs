@@ -77,8 +77,14 @@ struct Known {
     fired: SmallVec<[(Rule, i64); 1]>,
 }
 
-/// Receive times that somebody knows of already, see [`Board::news`].
-pub type Seen = HashMap<SensorId, i64, Xxh3DefaultBuilder>;
+/// What somebody knows of already, see [`Board::news`].
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// Receive times.
+    received_ms: HashMap<SensorId, i64, Xxh3DefaultBuilder>,
+    /// The place to look at next.
+    next: usize,
+}
 
 /// The latest reading of each sensor.
 #[derive(Clone)]
@@ -107,6 +113,8 @@ impl std::fmt::Debug for Board {
 
 /// So many sensors are copied at a time: a few microseconds, for which the stream waits.
 const AT_ONCE: usize = 64;
+/// So many are looked at for news at a time: most of them have none and are not copied.
+const LOOKED_AT: usize = 1_024;
 
 impl Board {
     pub(super) fn new(catalogue: &Catalogue, config: BoardConfig) -> Self {
@@ -121,11 +129,12 @@ impl Board {
     /// Readings that have just become durable, in order. One lock per batch.
     pub fn update(&self, now_ms: i64, readings: impl IntoIterator<Item = (SensorId, Latest)>) {
         let mut inner = lock(&self.inner);
-        inner.now_ms = inner.now_ms.max(now_ms);
+        // A clock that is set back is believed, too: nobody would be fresh otherwise.
+        inner.now_ms = now_ms;
         for (sensor, latest) in readings {
             if let Some(place) = inner.places.get(&sensor).copied() {
                 let known = &mut inner.known[place];
-                known.missing += latest.skipped;
+                known.missing = known.missing.saturating_add(latest.skipped);
                 known.latest = latest;
             } else if inner.known.len() < self.config.max_sensors {
                 let place = inner.known.len();
@@ -148,20 +157,28 @@ impl Board {
     }
 
     /// Up to `limit` sensors whose newest reading is not the one in `seen`, which is brought up to
-    /// date.
+    /// date. It goes on behind the last one that it looked at, so that everybody has a turn.
     pub fn news(&self, seen: &mut Seen, limit: usize) -> Vec<(SensorId, Latest)> {
-        let inner = lock(&self.inner);
-        let new = inner.known.iter().filter(|known| {
-            let before = seen.get(&known.sensor);
-            before.is_none_or(|received_ms| *received_ms != known.latest.received_ms)
-        });
-        let new = new
-            .take(limit)
-            .map(|known| (known.sensor, known.latest.clone()));
-        let news: Vec<_> = new.collect();
-        drop(inner);
-        seen.extend(news.iter().map(|(s, latest)| (*s, latest.received_ms)));
-        news
+        let mut news = Vec::new();
+        let mut looked_at = 0;
+        loop {
+            // Sensors are only ever added, behind the others.
+            let inner = lock(&self.inner);
+            let count = inner.known.len();
+            let until = (looked_at + LOOKED_AT).min(count);
+            if looked_at >= until || news.len() >= limit {
+                return news;
+            }
+            while looked_at < until && news.len() < limit {
+                let Known { sensor, latest, .. } = &inner.known[seen.next % count];
+                seen.next = (seen.next + 1) % count;
+                looked_at += 1;
+                let before = seen.received_ms.insert(*sensor, latest.received_ms);
+                if before != Some(latest.received_ms) {
+                    news.push((*sensor, latest.clone()));
+                }
+            }
+        }
     }
 
     /// A rule fired on a sensor that the board knows.
@@ -528,6 +545,54 @@ mod tests {
         );
         assert!(text.contains("last_seen_timestamp_seconds{sensor=\"A\"} 0"));
         assert!(text.contains("vigie_sensor_series_overflow_total 1"));
+    }
+
+    #[test]
+    fn values_stay_when_the_clock_is_set_back() {
+        let board = Board::new(&Catalogue::default(), BoardConfig::default());
+        let sensor: SensorId = "A".try_into().unwrap();
+        board.update(1_000_000, [(sensor, latest(1_000_000))]);
+        let lost = Latest {
+            skipped: u64::MAX,
+            ..latest(0)
+        };
+        board.update(0, [(sensor, lost)]);
+        let text = text(&board);
+        assert!(text.contains("vigie_sensor_temperature_celsius"), "{text}");
+        let most = format!("missing_readings_total{{sensor=\"A\"}} {}", u64::MAX);
+        assert!(text.contains(&most), "{text}");
+    }
+
+    /// More than are told at a time, and more than are looked at under one lock.
+    #[test]
+    fn everybody_who_sends_has_a_turn() {
+        let config = BoardConfig {
+            max_sensors: 3 * LOOKED_AT,
+            ..BoardConfig::default()
+        };
+        let board = Board::new(&Catalogue::default(), config);
+        let mut seen = Seen::default();
+        assert!(board.news(&mut seen, 10).is_empty());
+        let ids = (0..=2 * LOOKED_AT).map(|n| format!("S{n}"));
+        let ids: Vec<SensorId> = ids.map(|id| id.as_str().try_into().unwrap()).collect();
+        // All of them have sent again each time.
+        let mut told = Vec::new();
+        for round in 0..3 {
+            board.update(round, ids.iter().map(|id| (*id, latest(round))));
+            let news = board.news(&mut seen, LOOKED_AT);
+            assert!(news.iter().all(|(_, latest)| latest.received_ms == round));
+            told.extend(news.into_iter().map(|(sensor, _)| sensor));
+        }
+        assert_eq!(told[..ids.len()], ids);
+        assert_eq!(told.len(), 3 * LOOKED_AT);
+        // The rest of what was sent last, each once, then nothing.
+        let rest = board.news(&mut seen, usize::MAX);
+        assert_eq!(rest.len(), LOOKED_AT + 1);
+        assert!(board.news(&mut seen, usize::MAX).is_empty());
+        board.update(9, [(ids[7], latest(9))]);
+        let news = board.news(&mut seen, usize::MAX);
+        let news: Vec<SensorId> = news.into_iter().map(|(sensor, _)| sensor).collect();
+        assert_eq!(news, [ids[7]]);
     }
 
     /// More than one part, in the order of the ids.

@@ -75,8 +75,10 @@ const CHARTED: usize = 100_000;
 const CHUNK: usize = 4_096;
 /// Anomalies in a chart at most …
 const MARKED: usize = 500;
-/// … among so many of all sensors.
+/// … among so many of all sensors …
 const LOOKED_THROUGH: usize = 50_000;
+/// … of which so many are read at a time: the newest first, in parts of the time that hold no more.
+const IN_PART: usize = 512;
 /// Of a chart or trend, if the question does not say.
 const SPAN_MS: i64 = 6 * 3_600_000;
 const HOUR_MS: i64 = 3_600_000;
@@ -441,43 +443,54 @@ fn expected(outlook: &Outlook, margin: impl Fn(Rule) -> f64) -> Value {
     })
 }
 
-/// Anomalies of one sensor, oldest first, and whether these are all.
+/// The newest anomalies of one sensor, oldest first, and whether these are all.
 fn anomalies(
     store: &Embedded,
     catalogue: &Catalogue,
     sensor: &SensorId,
     span: (i64, i64),
 ) -> Result<(Vec<Value>, bool), Failure> {
-    let mut found = Vec::new();
-    let mut looked_through = 0;
-    let mut after: Option<Vec<u8>> = None;
-    loop {
-        let page = store.anomalies(span, after.as_deref(), CHUNK)?;
+    // The newest ones say most, and the store reads forwards only.
+    let mut newest = Vec::new();
+    let mut all = true;
+    let (mut to_ms, mut part_ms, mut looked_through) = (span.1, HOUR_MS, 0);
+    while to_ms > span.0 {
+        if newest.len() >= MARKED || looked_through >= LOOKED_THROUGH {
+            all = false;
+            break;
+        }
+        let from_ms = to_ms.saturating_sub(part_ms).max(span.0);
+        let page = store.anomalies((from_ms, to_ms), None, IN_PART)?;
         looked_through += page.items.len();
-        for stored in page.items.iter().filter(|stored| stored.sensor == *sensor) {
-            let verdict = &stored.verdict;
-            let (quantity, unit) = subject(verdict, catalogue);
-            found.push(json!({
-                "t": stored.time_ms,
-                "rule": verdict.rule.name(),
-                "quantity": quantity,
-                "observed": verdict.observed,
-                "expected": verdict.expected,
-                "line": verdict.line,
-                "unit": unit,
-                "severity": verdict.severity().name(),
-                "text": sentence(verdict, catalogue),
-            }));
+        if page.next.is_some() && to_ms - from_ms > 1 {
+            // These would be the oldest of it.
+            part_ms = (to_ms - from_ms) / 2;
+            continue;
         }
-        after = page.next;
-        let enough = found.len() >= MARKED || looked_through >= LOOKED_THROUGH;
-        if after.is_none() || enough {
-            // The newest ones say most.
-            let surplus = found.len().saturating_sub(MARKED);
-            found.drain(..surplus);
-            return Ok((found, after.is_none() && surplus == 0));
-        }
+        all &= page.next.is_none();
+        let mine = page.items.into_iter().rev();
+        newest.extend(mine.filter(|stored| stored.sensor == *sensor));
+        to_ms = from_ms;
+        part_ms = part_ms.saturating_mul(2);
     }
+    all &= newest.len() <= MARKED;
+    newest.truncate(MARKED);
+    let shown = newest.iter().rev().map(|stored| {
+        let verdict = &stored.verdict;
+        let (quantity, unit) = subject(verdict, catalogue);
+        json!({
+            "t": stored.time_ms,
+            "rule": verdict.rule.name(),
+            "quantity": quantity,
+            "observed": verdict.observed,
+            "expected": verdict.expected,
+            "line": verdict.line,
+            "unit": unit,
+            "severity": verdict.severity().name(),
+            "text": sentence(verdict, catalogue),
+        })
+    });
+    Ok((shown.collect(), all))
 }
 
 /// Open incidents, newest first, at most so many, and how many there are.

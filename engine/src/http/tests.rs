@@ -205,7 +205,8 @@ async fn serve_with(
     let (draining, is_draining) = watch::channel(false);
     let (stop, stopped) = watch::channel(false);
     let addr = "127.0.0.1:0".parse().unwrap();
-    let mut server = Server::bind(addr, certificates).await.unwrap();
+    let server = Server::bind(addr, certificates).await.unwrap();
+    let mut server = server.known_as(Some("vigie.example.org"));
     server.limits = limits;
     let addr = server.local_addr();
     let state = State {
@@ -267,10 +268,14 @@ impl Answer {
 
 impl Fixture {
     async fn ask(&self, method: &str, path: &str, headers: &str) -> Answer {
+        let headers = format!("host: localhost\r\n{headers}");
+        self.ask_nobody(method, path, &headers).await
+    }
+
+    /// Without a `Host` unless it is among the headers.
+    async fn ask_nobody(&self, method: &str, path: &str, headers: &str) -> Answer {
         let mut stream = TcpStream::connect(self.addr).await.unwrap();
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: vigie\r\nconnection: close\r\n{headers}\r\n"
-        );
+        let request = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\n{headers}\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).await.unwrap();
@@ -664,6 +669,106 @@ async fn without_a_token_everybody_is_known() {
     assert_eq!(session.body, r#"{"known":true,"token":false}"#);
 }
 
+/// A page elsewhere whose name leads here must not read, nor answer.
+#[tokio::test]
+async fn without_a_token_the_engine_answers_to_its_own_names_only() {
+    let server = serve(None, Limits::default()).await;
+    let ledger = async |host: &str| {
+        let host = format!("host: {host}\r\n");
+        server.ask_nobody("GET", "/api/v1/ledger", &host).await
+    };
+    for ours in [
+        "localhost",
+        "LocalHost:8080",
+        "127.0.0.1",
+        "127.9.9.9:1",
+        "[::1]",
+        "[::1]:8080",
+        "vigie.example.org",
+        "Vigie.example.org:443",
+    ] {
+        assert_eq!(ledger(ours).await.status, 200, "{ours}");
+    }
+    for other in [
+        "evil.example",
+        "evil.example:8080",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "evil.vigie.example.org",
+        "192.0.2.1:8080",
+        "[2001:db8::1]:8080",
+        "[::1",
+        "localhost\r\nhost: evil.example",
+    ] {
+        let refused = ledger(other).await;
+        assert_eq!(refused.status, 421, "{other}");
+        let error = &refused.json()["error"];
+        assert!(
+            error["fix"].as_str().unwrap().contains("http.public_url"),
+            "{error}"
+        );
+    }
+    let theirs = "host: evil.example\r\n";
+    for path in ["/", "/metrics", "/readyz", "/nowhere"] {
+        let refused = server.ask_nobody("GET", path, theirs).await;
+        assert_eq!(refused.status, 421, "{path}");
+    }
+    let answer = format!("/api/v1/incidents/C001-{}/ack", T0 + 1);
+    let headers = format!(
+        "{theirs}sec-fetch-site: same-origin\r\ncontent-type: application/json\r\n\
+         content-length: 2\r\n\r\n{{}}"
+    );
+    let refused = server.ask_nobody("POST", &answer, &headers).await;
+    assert_eq!(refused.status, 421, "{}", refused.body);
+    assert_eq!(orders(&server), []);
+    // Old tools give none.
+    let old = server.ask_nobody("GET", "/api/v1/ledger", "").await;
+    assert_eq!(old.status, 200, "{}", old.body);
+
+    // With a token, the name does not matter.
+    let server = serve(Some("open-sesame-open"), Limits::default()).await;
+    let right = format!("{theirs}authorization: Bearer open-sesame-open\r\n");
+    let known = server.ask_nobody("GET", "/api/v1/ledger", &right).await;
+    assert_eq!(known.status, 200, "{}", known.body);
+}
+
+/// Among more anomalies than are read at a time, most of them of others.
+#[tokio::test]
+async fn a_chart_shows_the_newest_anomalies() {
+    let server = serve(None, Limits::default()).await;
+    let times: Vec<i64> = (0..600).map(|n| T0 + 10_000 + 50 * n).collect();
+    let mut write = server.store.write();
+    for &at_ms in &times {
+        for (sensor, behind_ms) in [("C002", 0), ("C001", 1), ("C001", 2), ("C:3", 3)] {
+            let at_ms = at_ms + behind_ms;
+            write
+                .anomaly(at_ms, &id(sensor), b"tail", &verdict())
+                .unwrap();
+        }
+    }
+    write.commit().unwrap();
+    let chart = async |from_ms: i64, to_ms: i64| {
+        let path = format!("/api/v1/sensors/C002/chart?from={from_ms}&to={to_ms}");
+        let chart = server.get(&path).await.json();
+        let anomalies = chart["anomalies"].as_array().unwrap().iter();
+        let shown: Vec<i64> = anomalies.map(|one| one["t"].as_i64().unwrap()).collect();
+        (shown, chart["all_anomalies"].as_bool().unwrap())
+    };
+    // The span's end is far behind the last of them.
+    let day_ms = 24 * 3_600_000;
+    assert_eq!(
+        chart(T0, T0 + 100 * day_ms).await,
+        (times[100..].to_vec(), false)
+    );
+    // One that `fill` wrote, and from the first on up to before the eleventh.
+    let few = [&[T0 + 1][..], &times[..10]].concat();
+    assert_eq!(chart(T0, times[10]).await, (few, true));
+    assert_eq!(
+        chart(times[100], times[599] + 1).await,
+        (times[100..].to_vec(), true)
+    );
+}
+
 #[tokio::test]
 async fn trends_and_charts_are_of_bounded_size() {
     let server = serve(None, Limits::default()).await;
@@ -758,7 +863,7 @@ async fn read_until(stream: &mut TcpStream, part: &str) -> String {
 
 async fn watch_events(server: &Fixture) -> TcpStream {
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
-    let ask = b"GET /api/v1/events HTTP/1.1\r\nhost: vigie\r\n\r\n";
+    let ask = b"GET /api/v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n";
     stream.write_all(ask).await.unwrap();
     stream
 }
@@ -861,7 +966,7 @@ async fn a_watcher_that_reads_nothing_is_dropped() {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut deaf = socket.connect(server.addr).await.unwrap();
-    let ask = b"GET /api/v1/events HTTP/1.1\r\nhost: vigie\r\n\r\n";
+    let ask = b"GET /api/v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n";
     deaf.write_all(ask).await.unwrap();
     let mut watched = false;
     let until_let_go = async {
@@ -1067,7 +1172,7 @@ async fn who_does_not_read_the_answer_is_dropped() {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut greedy = socket.connect(server.addr).await.unwrap();
-    let ask = b"GET /api/v1/sensors/C002/readings?limit=10000 HTTP/1.1\r\nhost: vigie\r\n\r\n";
+    let ask = b"GET /api/v1/sensors/C002/readings?limit=10000 HTTP/1.1\r\nhost: localhost\r\n\r\n";
     // More than the buffers of any socket hold.
     greedy.write_all(&ask.repeat(100)).await.unwrap();
     tokio::time::sleep(limits.connection + limits.last_answer + Duration::from_millis(500)).await;
@@ -1083,7 +1188,7 @@ async fn who_does_not_read_the_answer_is_dropped() {
 async fn stops_when_told() {
     let server = serve(None, Limits::default()).await;
     let mut idle = TcpStream::connect(server.addr).await.unwrap();
-    idle.write_all(b"GET /livez HTTP/1.1\r\nhost: vigie\r\n\r\n")
+    idle.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")
         .await
         .unwrap();
     let mut some = [0; 12];

@@ -90,7 +90,7 @@ fn who_reads_slowly_holds_up_nobody_else() {
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
             write!(
                 stream,
-                "GET /api/v1/sensors/{sensor}/readings?limit=10000 HTTP/1.1\r\nHost: x\r\n\r\n"
+                "GET /api/v1/sensors/{sensor}/readings?limit=10000 HTTP/1.1\r\nHost: localhost\r\n\r\n"
             )
             .unwrap();
             stream

@@ -167,7 +167,7 @@ fn https_follows_its_certificate_and_keeps_connections() {
 
     let mut watcher = connect(engine.http, &authority.file);
     watcher
-        .write_all(b"GET /api/v1/events HTTP/1.1\r\nhost: vigie\r\n\r\n")
+        .write_all(b"GET /api/v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n")
         .unwrap();
     read_until(&mut watcher, "event: health");
     let shown = |stream: &StreamOwned<ClientConnection, TcpStream>| {
@@ -182,7 +182,7 @@ fn https_follows_its_certificate_and_keeps_connections() {
     wait_until("the renewed certificate", PATIENCE, || {
         let mut client = connect(engine.http, &authority.file);
         client
-            .write_all(b"GET /livez HTTP/1.1\r\nhost: vigie\r\n\r\n")
+            .write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")
             .unwrap();
         read_until(&mut client, "ok\n");
         if shown(&client) == before {
@@ -199,7 +199,7 @@ fn https_follows_its_certificate_and_keeps_connections() {
     let mut plain = TcpStream::connect(engine.http).unwrap();
     plain.set_read_timeout(Some(PATIENCE)).unwrap();
     plain
-        .write_all(b"GET /livez HTTP/1.1\r\nhost: vigie\r\n\r\n")
+        .write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")
         .unwrap();
     let mut answer = Vec::new();
     let _reset = plain.read_to_end(&mut answer);
