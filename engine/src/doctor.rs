@@ -30,7 +30,7 @@ pub(crate) fn run(config: &Config, repair: bool) -> anyhow::Result<()> {
     }
     let ground = Ground::open(config)?;
     let store = &ground.store;
-    let damaged = store.read_through();
+    let damaged = store.read_through()?;
     for part in &damaged {
         say(&format!(
             "damaged: {} cannot be read beyond {} rows: {}",

@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use fjall::compaction::Leveled;
 use fjall::config::{CompressionPolicy, FilterPolicy};
 use fjall::{
-    CompressionType, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode,
+    CompressionType, Database, Keyspace, KeyspaceCreateOptions, LsmError, OwnedWriteBatch,
+    PersistMode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -24,7 +25,7 @@ use vigie_wire::{QuantityId, SensorId};
 pub use self::files::LeftOut;
 use super::outgoing::{self, Outgoing};
 use super::row::{self, Row, StoredAnomaly, StoredReading};
-use super::{Config, Error, Exceptions, Ledger, Missing};
+use super::{Config, Error, Exceptions, Ledger};
 use crate::alert::History;
 use crate::alert::budget::Sent;
 use crate::alert::chart::Point;
@@ -89,6 +90,47 @@ fn damaged(dir: &Path, what: &str) -> Error {
         path: dir.into(),
         what: what.to_owned(),
         fix: "put the whole store back from a copy",
+    }
+}
+
+/// Is it the machine that refuses (no handles left, no permission, a disk that fails), and not what
+/// is in the files?
+fn is_of_machine(error: &fjall::Error) -> bool {
+    use std::io::ErrorKind;
+    let (fjall::Error::Io(error) | fjall::Error::Storage(LsmError::Io(error))) = error else {
+        return false;
+    };
+    // These come of files that are gone or too short, and of places in them that cannot be.
+    !matches!(
+        error.kind(),
+        ErrorKind::UnexpectedEof
+            | ErrorKind::NotFound
+            | ErrorKind::InvalidData
+            | ErrorKind::InvalidInput
+    )
+}
+
+/// Why the store in `dir` was not opened, by what the caller can do.
+fn unopened(dir: &Path, error: fjall::Error) -> Error {
+    let of_machine = is_of_machine(&error);
+    match error {
+        fjall::Error::Locked => Error::Locked(dir.into()),
+        fjall::Error::Io(error) | fjall::Error::Storage(LsmError::Io(error)) if of_machine => {
+            Error::Open {
+                path: dir.into(),
+                source: Box::new(error),
+            }
+        }
+        error @ (fjall::Error::InvalidVersion(_)
+        | fjall::Error::Storage(LsmError::InvalidVersion(_))) => Error::Open {
+            path: dir.into(),
+            source: format!(
+                "its files have a version that this engine does not know ({error}); use the \
+                 engine that wrote them, or another data directory"
+            )
+            .into(),
+        },
+        other => damaged(dir, &other.to_string()),
     }
 }
 
@@ -174,16 +216,7 @@ impl Embedded {
     }
 
     fn open_whole(dir: &Path, config: &Config) -> Result<Self, Error> {
-        let opened = |error| match error {
-            fjall::Error::Locked => Error::Locked(dir.into()),
-            fjall::Error::Io(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => {
-                Error::Open {
-                    path: dir.into(),
-                    source: Box::new(error),
-                }
-            }
-            other => damaged(dir, &other.to_string()),
-        };
+        let opened = |error| unopened(dir, error);
         let mib = |n: u32| u64::from(n) << 20;
         let db = Database::builder(dir)
             .cache_size(mib(config.cache_mib))
@@ -353,27 +386,8 @@ impl Embedded {
     /// [`Error`] if the store cannot be read.
     pub fn ledger(&self) -> Result<Ledger, Error> {
         let bytes = self.meta.get("ledger").map_err(failed)?;
-        let ledger = bytes.map(|bytes| {
-            decode(&bytes, "ledger").or_else(|_| {
-                // As it was written before causes were.
-                let (stored, late, duplicate, quarantined, missing, anomalies) =
-                    decode(&bytes, "ledger")?;
-                Ok(Ledger {
-                    stored,
-                    late,
-                    duplicate,
-                    quarantined,
-                    missing,
-                    anomalies,
-                    missing_while: Missing {
-                        unknown: missing,
-                        ..Missing::default()
-                    },
-                    restarts: 0,
-                })
-            })
-        });
-        Ok(ledger.transpose()?.unwrap_or_default())
+        let ledger = bytes.map(|bytes| decode(&bytes, "ledger")).transpose()?;
+        Ok(ledger.unwrap_or_default())
     }
 
     /// What happened to a sensor's messages beside being stored in order.
@@ -382,24 +396,8 @@ impl Embedded {
     /// [`Error`] if the store cannot be read.
     pub fn exceptions(&self, sensor: &SensorId) -> Result<Exceptions, Error> {
         let bytes = self.ledgers.get(sensor.as_str()).map_err(failed)?;
-        let row = bytes.map(|bytes| {
-            decode(&bytes, "ledger").or_else(|_| {
-                // As it was written before causes were.
-                let (late, duplicate, missing, quarantined) = decode(&bytes, "ledger")?;
-                Ok(Exceptions {
-                    late,
-                    duplicate,
-                    missing,
-                    quarantined,
-                    missing_while: Missing {
-                        unknown: missing,
-                        ..Missing::default()
-                    },
-                    restarts: 0,
-                })
-            })
-        });
-        Ok(row.transpose()?.unwrap_or_default())
+        let row = bytes.map(|bytes| decode(&bytes, "ledger")).transpose()?;
+        Ok(row.unwrap_or_default())
     }
 
     /// Has this sensor ever sent a reading?
@@ -448,7 +446,10 @@ impl Embedded {
 
     /// Reads everything, and gives what cannot be read. For checks: it takes as long as the store is
     /// large.
-    pub fn read_through(&self) -> Vec<Unreadable> {
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if it is the machine that does not let it be read.
+    pub fn read_through(&self) -> Result<Vec<Unreadable>, Error> {
         let keyspaces = [
             ("readings", &self.readings),
             ("identities", &self.identities),
@@ -474,17 +475,24 @@ impl Embedded {
             let mut rows = 0;
             let read = catch_unwind(AssertUnwindSafe(|| {
                 for guard in keyspace.iter() {
-                    let (_, value) = guard.into_inner().map_err(|error| error.to_string())?;
-                    if name == "readings" {
-                        Row::decode(&value).map_err(|error| error.to_string())?;
+                    let value = match guard.into_inner() {
+                        Ok((_, value)) => value,
+                        Err(error) if is_of_machine(&error) => return Err(failed(error)),
+                        Err(error) => return Ok(Some(error.to_string())),
+                    };
+                    if name == "readings"
+                        && let Err(error) = Row::decode(&value)
+                    {
+                        return Ok(Some(error.to_string()));
                     }
                     rows += 1;
                 }
-                Ok(())
+                Ok(None)
             }));
             let why = match read {
-                Ok(Ok(())) => continue,
-                Ok(Err(why)) => why,
+                Ok(Ok(None)) => continue,
+                Ok(Ok(Some(why))) => why,
+                Ok(Err(error)) => return Err(error),
                 Err(_panic) => "the database gave up reading it".to_owned(),
             };
             unreadable.push(Unreadable {
@@ -493,7 +501,7 @@ impl Embedded {
                 why,
             });
         }
-        unreadable
+        Ok(unreadable)
     }
 
     /// Number of stored readings, counted one by one: for checks, not for dashboards.
@@ -802,7 +810,9 @@ impl Embedded {
                 break;
             }
         }
-        since.sort_by_key(|(entered, _)| *entered);
+        // Order times of what entered never fall. Numbers alone do not tell: after a repair that
+        // left out states they may be given a second time.
+        since.sort_by_key(|(entered, reading)| (reading.order_ms, *entered));
         failpoint::pass("stats.recalled");
         Ok(Some(Recalled {
             state,

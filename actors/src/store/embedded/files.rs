@@ -6,6 +6,7 @@
 //! compression ‖ keyspace: u64 ‖ key length: u16 ‖ length: u32 ‖ length on disk: u32 ‖ key ‖ value`,
 //! or `4 ‖ keyspace: u64`), `3 ‖ xxh3 of the entries: u64 ‖ "FJL" ‖ 3`; behind the last one zeros.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::ops::Range;
@@ -20,6 +21,8 @@ const MAGIC: &[u8] = b"FJL\x03";
 const START: usize = 13;
 const END: usize = 13;
 const ENTRY: usize = 21;
+/// Bytes of the entry that says that a keyspace was cleared.
+const CLEARED: usize = 9;
 const CHUNK: usize = 1 << 20;
 /// How many readings were stored when somebody looked last.
 const MARK: &str = "stored";
@@ -134,17 +137,20 @@ fn leave_out(path: &Path, bytes: &[u8], batches: &[Found], lost: usize) -> Resul
         .map(|n| path.with_extension(format!("damaged-{n}")))
         .find(|kept| !kept.exists())
         .unwrap_or_else(|| path.with_extension("damaged"));
-    fs::copy(path, &kept).map_err(failed)?;
+    let sync = |path: &Path| File::open(path).and_then(|file| file.sync_all());
+    fs::copy(path, &kept)
+        .and_then(|_| sync(&kept))
+        .map_err(failed)?;
     let mut whole = Vec::with_capacity(bytes.len());
     for batch in batches {
         whole.extend_from_slice(&bytes[batch.bytes.clone()]);
     }
     let new = path.with_extension("new");
-    fs::write(&new, whole).map_err(failed)?;
-    File::open(&new)
-        .and_then(|file| file.sync_all())
+    fs::write(&new, whole)
+        .and_then(|()| sync(&new))
+        .and_then(|()| fs::rename(&new, path))
+        .and_then(|()| path.parent().map_or(Ok(()), sync))
         .map_err(failed)?;
-    fs::rename(&new, path).map_err(failed)?;
     Ok(LeftOut {
         journal: path.to_owned(),
         kept,
@@ -281,6 +287,7 @@ impl Scan {
             .iter()
             .rposition(|byte| *byte != 0)
             .map_or(0, |last| last + 1);
+        let bytes = &bytes[..used];
         let mut scan = Self {
             batches: Vec::new(),
             gaps: Vec::new(),
@@ -293,23 +300,17 @@ impl Scan {
                 scan.push(batch);
                 continue;
             }
-            let next = (at + 1..used).find_map(|next| batch_at(bytes, next));
-            let Some(batch) = next else {
+            let Some(next) = next_batch(bytes, at) else {
                 let tail = at..used;
-                // Its own end may be where the damage is.
-                let last = bytes[tail.clone()].iter().rev().zip(MAGIC.iter().rev());
-                let ends = last.filter(|(byte, magic)| byte == magic).count() + 1 >= MAGIC.len();
-                let mut windows = bytes[tail.clone()].windows(MAGIC.len());
-                scan.tail = if ends || windows.any(|window| window == MAGIC) {
+                scan.tail = if has_end(&bytes[tail.clone()]) {
                     Tail::Damaged(tail)
                 } else {
                     Tail::Torn(tail)
                 };
                 break;
             };
-            scan.gaps.push(at..batch.bytes.start);
-            at = batch.bytes.end;
-            scan.push(batch);
+            scan.gaps.push(at..next);
+            at = next;
         }
         scan
     }
@@ -331,17 +332,139 @@ impl Scan {
     }
 }
 
+/// Is there the end of a batch? At the end of `tail` it may be where the damage is.
+fn has_end(tail: &[u8]) -> bool {
+    let last = &tail[tail.len().saturating_sub(MAGIC.len())..];
+    is_nearly_magic(last) || tail.windows(MAGIC.len()).any(|window| window == MAGIC)
+}
+
+/// Is at most one byte another one?
+fn is_nearly_magic(bytes: &[u8]) -> bool {
+    let same = bytes.iter().rev().zip(MAGIC.iter().rev());
+    same.filter(|(byte, magic)| byte == magic).count() + 1 >= MAGIC.len()
+}
+
+/// Where the next whole batch behind the damaged one at `damaged` begins.
+///
+/// Values hold what came from outside, so there may be bytes in them that look like a batch. What a
+/// damaged batch says of its own lengths is believed as far as it fits what follows; elsewhere only
+/// that is a batch from which the journal goes on to its end.
+fn next_batch(bytes: &[u8], damaged: usize) -> Option<usize> {
+    let mut at = damaged;
+    let values = loop {
+        let outline = outline(bytes, at);
+        match outline.reach {
+            Reach::End(end) if batch_at(bytes, end).is_some() => return Some(end),
+            Reach::End(end) => at = end,
+            Reach::Beyond | Reach::Lost => break outline.values,
+        }
+    };
+    let mut seen = BTreeSet::new();
+    let mut from = at + 1;
+    for value in values {
+        let found = (from..value.start).find(|next| goes_on(bytes, *next, &mut seen));
+        if found.is_some() {
+            return found;
+        }
+        from = value.end;
+    }
+    (from..bytes.len()).find(|next| goes_on(bytes, *next, &mut seen))
+}
+
+/// Is there a whole batch at `start`, and behind it others up to the end, the last of which may be
+/// torn? `seen` are batches from which it does not go on.
+fn goes_on(bytes: &[u8], start: usize, seen: &mut BTreeSet<usize>) -> bool {
+    let mut at = start;
+    while let Some(batch) = batch_at(bytes, at) {
+        if !seen.insert(at) {
+            return false;
+        }
+        at = batch.bytes.end;
+    }
+    let torn = || {
+        bytes[at] == 1
+            && matches!(outline(bytes, at).reach, Reach::Beyond)
+            && !has_end(&bytes[at..])
+    };
+    at > start && (at == bytes.len() || torn())
+}
+
+/// What a batch that is not whole still says of itself.
+#[derive(Debug)]
+struct Outline {
+    /// Values whose lengths fit what follows them, in order. The last one may go beyond the end.
+    values: Vec<Range<usize>>,
+    reach: Reach,
+}
+
+/// How far its lengths lead.
+#[derive(Debug)]
+enum Reach {
+    /// To the end of the batch, which is here.
+    End(usize),
+    /// Beyond the end of the journal.
+    Beyond,
+    /// To something that has no place there.
+    Lost,
+}
+
+/// Follows the lengths of the batch at `start`, whatever its first bytes and its checksum are.
+fn outline(bytes: &[u8], start: usize) -> Outline {
+    let mut values = Vec::new();
+    // Not believed before something fits behind it.
+    let mut last: Option<Range<usize>> = None;
+    let mut at = start + START;
+    let reach = loop {
+        match bytes.get(at) {
+            None => break Reach::Beyond,
+            Some(2) if bytes.len() - at < ENTRY => break Reach::Beyond,
+            Some(2) => {
+                let Some(value) = value_at(bytes, at) else {
+                    break Reach::Lost;
+                };
+                at = value.end;
+                values.extend(last.replace(value));
+            }
+            Some(3) => match bytes.get(at + END - MAGIC.len()..at + END) {
+                None => break Reach::Beyond,
+                Some(magic) if is_nearly_magic(magic) => break Reach::End(at + END),
+                Some(_) => break Reach::Lost,
+            },
+            Some(4) => at += CLEARED,
+            Some(_) => break Reach::Lost,
+        }
+    };
+    if !matches!(reach, Reach::Lost) {
+        values.extend(last);
+    }
+    Outline { values, reach }
+}
+
+/// Where the value of the entry at `at` is, unless its two lengths contradict each other.
+fn value_at(bytes: &[u8], at: usize) -> Option<Range<usize>> {
+    let key = field(bytes, at + 11, 2)?;
+    let (length, on_disk) = (field(bytes, at + 13, 4)?, field(bytes, at + 17, 4)?);
+    let fits = match bytes.get(at + 2)? {
+        0 => on_disk == length,
+        // LZ4 makes what cannot be compressed longer by this at most.
+        1 => on_disk <= length + length / 255 + 64,
+        _ => false,
+    };
+    let start = at.checked_add(ENTRY + usize::try_from(key).ok()?)?;
+    let end = start.checked_add(usize::try_from(on_disk).ok()?)?;
+    fits.then_some(start..end)
+}
+
+/// A number of `length` bytes.
+fn field(bytes: &[u8], at: usize, length: usize) -> Option<u64> {
+    let field = bytes.get(at..at + length)?;
+    let shift = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);
+    Some(field.iter().rev().fold(0, shift))
+}
+
 /// The batch that begins at `start`, if it is whole.
 fn batch_at(bytes: &[u8], start: usize) -> Option<Found> {
-    let number = |at: usize, length: usize| {
-        let field = bytes.get(at..at + length)?;
-        Some(
-            field
-                .iter()
-                .rev()
-                .fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
-        )
-    };
+    let number = |at, length| field(bytes, at, length);
     if bytes.get(start) != Some(&1) || !matches!(bytes.get(start + START), Some(2 | 4)) {
         return None;
     }
@@ -354,7 +477,7 @@ fn batch_at(bytes: &[u8], start: usize) -> Option<Found> {
                 let (key, value) = (number(at + 11, 2)?, number(at + 17, 4)?);
                 ENTRY + usize::try_from(key + value).ok()?
             }
-            4 => 9,
+            4 => CLEARED,
             _ => return None,
         };
     }
@@ -451,6 +574,36 @@ mod tests {
                     before || found[0].start == starts[nth],
                     "byte {at} bit {bit}"
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_inside_a_value_is_none() {
+        const FORGED: u64 = 99;
+        let (whole, _) = journal();
+        // Behind it something that looks like a torn one.
+        let torn = &batch(FORGED + 1, &[7; 5000])[..200];
+        let value = [[7; 20].as_slice(), &batch(FORGED, b"forged"), torn].concat();
+        let outer = batch(50, &value);
+        for cut in 1..outer.len() {
+            let bytes = [whole.as_slice(), &outer[..cut]].concat();
+            let scan = Scan::of(&bytes);
+            assert_eq!((scan.batches.len(), scan.gaps.len()), (10, 0), "{cut}");
+            let (Tail::Torn(tail) | Tail::Damaged(tail)) = scan.tail else {
+                panic!("{cut}: nothing is torn");
+            };
+            assert_eq!(tail.start, whole.len(), "{cut}");
+        }
+        let behind = batch(60, &[9; 600]);
+        for at in 0..outer.len() {
+            for bit in 0..8 {
+                let mut outer = outer.clone();
+                outer[at] ^= 1 << bit;
+                let scan = Scan::of(&[&whole, &outer, &behind].map(Vec::as_slice).concat());
+                let numbers: Vec<u64> = scan.batches.iter().map(|batch| batch.number).collect();
+                assert!(!numbers.contains(&FORGED), "byte {at} bit {bit}");
+                assert_eq!(numbers.last(), Some(&60), "byte {at} bit {bit}");
             }
         }
     }
