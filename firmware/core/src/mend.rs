@@ -1,4 +1,5 @@
-//! Puts the flash of the queue in order after a power cut, where `sequential-storage` would not.
+//! Puts the flash of the queue and of the facts in order after a power cut, where `sequential-storage`
+//! would not.
 //!
 //! The crate finds most of what a cut leaves by its checksums. Three things it does not:
 //!
@@ -13,7 +14,7 @@
 //!
 //! So this looks at the pages before the crate does. Erased pages must be blank; of two pages that
 //! are being written one was being erased; and behind torn words comes an empty item that is removed
-//! already, which cannot be part of another header. It erases only pages in which no reading is.
+//! already, which cannot be part of another header. It erases only pages in which no item is whole.
 //!
 //! The format in flash is that of version 8 of the crate: a change of it is a major version.
 
