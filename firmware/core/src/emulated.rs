@@ -1,5 +1,13 @@
 //! NOR flash in memory, as it behaves: erasing sets every bit of a page, writing only clears bits,
 //! and power can go in the middle of either. For tests and for the node on a PC.
+//!
+//! What a cut leaves follows from how serial NOR flash works. A write is a series of program
+//! operations, each within [`PROGRAM`] bytes, which the chip does one after the other; within one,
+//! the cells are programmed together, and each bit may have been cleared or not. An erasure clears
+//! the cells of a page before it sets them, so it may leave any mix too, in any half of a page. What
+//! was finished before is left alone. Bits that are drawn here read the same ever after: cells that
+//! a cut leaves between 0 and 1, so that they read differently from one time to the next, are not
+//! modelled.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -13,6 +21,8 @@ use embedded_storage_async::nor_flash::{
 pub const PAGE: usize = 4096;
 /// Bytes that are written at least.
 const WORD: usize = 4;
+/// Bytes that the chip programs at once at most, and where it divides a longer write.
+const PROGRAM: usize = 256;
 /// What an erasure costs of the budget: as much as this many written bytes.
 const ERASE_COST: u64 = 64;
 
@@ -118,6 +128,59 @@ impl EmulatedFlash {
         self.chance ^= self.chance << 17;
         self.chance
     }
+
+    fn below(&mut self, limit: usize) -> usize {
+        usize::try_from(self.next_chance() >> 33).unwrap_or(0) % limit.max(1)
+    }
+
+    /// How far something got: from a share of the bits of 2^-16 to all but such a share.
+    fn depth(&mut self) -> (usize, bool) {
+        (1 + self.below(16), self.below(2) == 0)
+    }
+
+    /// Bits, of which such a share is set.
+    fn bits(&mut self, (depth, is_most): (usize, bool)) -> u8 {
+        let few = (0..depth).fold(0xff, |bits, _| bits & self.next_chance().to_le_bytes()[4]);
+        if is_most { !few } else { few }
+    }
+
+    /// What a cut leaves of one program operation: a beginning that is done, a stretch where each
+    /// bit is cleared or not, and an end that was not begun. The stretch can be all of it.
+    fn tear_program(&mut self, place: usize, program: &[u8]) {
+        let done = self.below(program.len() + 1) * self.below(2);
+        let stretch = match self.below(3) {
+            0 => program.len() - done,
+            1 => self.below(program.len() - done + 1),
+            _ => WORD.min(program.len() - done),
+        };
+        let depth = self.depth();
+        for (index, &byte) in program.iter().enumerate().take(done + stretch) {
+            let not_yet = if index < done { 0 } else { self.bits(depth) };
+            if let Some(held) = self.bytes.get_mut(place + index) {
+                *held &= byte | not_yet;
+            }
+        }
+    }
+
+    /// What a cut leaves of an erasure. The chip first clears all bits and then sets them all: in
+    /// either half, some bits are there and others not, and one part of the page can be further
+    /// than the other.
+    fn tear_erase(&mut self, range: Range<usize>) {
+        let is_clearing = self.below(4) == 0;
+        let parts = [self.depth(), self.depth()];
+        let split = match self.below(4) {
+            0 => range.start,
+            1 => range.start + self.below(range.len()),
+            2 => range.start + self.below(64),
+            _ => range.end - self.below(64),
+        };
+        for place in range {
+            let bits = self.bits(parts[usize::from(place < split)]);
+            if let Some(held) = self.bytes.get_mut(place) {
+                *held = if is_clearing { *held & bits } else { bits };
+            }
+        }
+    }
 }
 
 fn out_of_bounds() -> FlashError {
@@ -153,13 +216,7 @@ impl NorFlash for EmulatedFlash {
         self.powered()?;
         self.erasures += 1;
         if self.is_torn_by(ERASE_COST) {
-            // Some bits are set already, others not yet.
-            for place in range {
-                let bits = self.next_chance().to_le_bytes()[3];
-                if let Some(byte) = self.bytes.get_mut(place) {
-                    *byte |= bits;
-                }
-            }
+            self.tear_erase(range);
             return Err(FlashError::PowerCut);
         }
         if let Some(bytes) = self.bytes.get_mut(range) {
@@ -171,20 +228,18 @@ impl NorFlash for EmulatedFlash {
     async fn write(&mut self, offset: u32, bytes: &[u8]) -> Result<(), FlashError> {
         let range = self.range(offset, bytes.len(), WORD)?;
         self.powered()?;
-        for (place, &byte) in range.zip(bytes) {
-            let is_torn = self.is_torn_by(1);
-            // Some of the bits are cleared, others not yet.
-            let not_yet = if is_torn {
-                self.next_chance().to_le_bytes()[3]
-            } else {
-                0
-            };
-            if let Some(held) = self.bytes.get_mut(place) {
-                *held &= byte | not_yet;
-            }
-            if is_torn {
+        let mut place = range.start;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (program, after) = rest.split_at(rest.len().min(PROGRAM - place % PROGRAM));
+            if self.is_torn_by(program.len() as u64) {
+                self.tear_program(place, program);
                 return Err(FlashError::PowerCut);
             }
+            let held = self.bytes.iter_mut().skip(place);
+            held.zip(program).for_each(|(held, byte)| *held &= byte);
+            place += program.len();
+            rest = after;
         }
         Ok(())
     }

@@ -41,6 +41,7 @@ mod entry;
 mod facts;
 #[cfg(test)]
 mod fuzz;
+mod mend;
 mod network;
 mod node;
 mod queue;
