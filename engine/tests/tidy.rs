@@ -671,9 +671,10 @@ fn members() -> Vec<String> {
 /// The package name of a member, if it is there.
 fn package(member: &str) -> Option<String> {
     let path = format!("{member}/Cargo.toml");
-    exists(&path).then(|| manifest(&path))?["package"]["name"]
-        .as_str()
-        .map(str::to_owned)
+    let manifest = exists(&path).then(|| manifest(&path))?;
+    // A workspace of its own has none.
+    let name = manifest.get("package")?["name"].as_str();
+    name.map(str::to_owned)
 }
 
 /// The packages that a manifest depends on: for the library, tests, build scripts and targets.

@@ -123,10 +123,11 @@ fn a_subscriber_that_dies_anywhere_loses_and_doubles_nothing() {
     }
 }
 
+/// With mongo-java-server: FerretDB stalls now and then when its clients die in the middle.
 #[test]
 fn dying_anywhere_loses_and_doubles_nothing_in_the_copy() {
     let dir = tempfile::tempdir().unwrap();
-    let Some(server) = MongoServer::start(dir.path(), Brand::Ferret) else {
+    let Some(server) = MongoServer::start(dir.path(), Brand::Java) else {
         return;
     };
     let places = [FORWARDER, &STREAM[2..6]].concat();

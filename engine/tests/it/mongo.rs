@@ -193,9 +193,23 @@ fn everything_is_copied_once_and_readable() {
                 assert_eq!(copy, row);
             }
         }
-        for (copy, row) in copies[2].iter().zip(&kept[2]) {
-            let read = |line: &str| serde_json::from_str::<Value>(line).unwrap();
-            let (copy, row) = (read(copy), read(row));
+        let read = |lines: &[String]| {
+            let rows = lines.iter();
+            let rows = rows.map(|line| serde_json::from_str::<Value>(line).unwrap());
+            let name = |row: &Value| {
+                (
+                    row["sensor"].to_string(),
+                    row["t"].as_i64(),
+                    row["seq"].as_i64(),
+                )
+            };
+            let mut rows: Vec<Value> = rows.collect();
+            rows.sort_by_key(name);
+            rows
+        };
+        let (copies, kept) = (read(&copies[2]), read(&kept[2]));
+        assert_eq!(copies.len(), kept.len());
+        for (copy, row) in copies.iter().zip(&kept) {
             for field in [
                 "sensor",
                 "t",

@@ -67,8 +67,9 @@ impl Clock {
         true
     }
 
-    /// When a reading was taken. Of an earlier boot that never had the time it is an estimate: as if
-    /// each boot had begun where the one before ended. It keeps order and distances.
+    /// When a reading was taken. Of an earlier boot that had no time yet it is an estimate: as if each
+    /// boot had begun where the one before ended, and before what that boot took with a time. It keeps
+    /// order and distances.
     pub(crate) fn taken_at(&self, entry: &Entry, boot: [u8; 8], boots: &[Boot]) -> Option<i64> {
         let uptime_ms = match entry.taken {
             Taken::Utc(ms) => return Some(ms),
@@ -79,7 +80,8 @@ impl Clock {
             return Some(begin.saturating_add(uptime_ms));
         }
         for earlier in boots.iter().rev().filter(|earlier| earlier.id != boot) {
-            begin = begin.saturating_sub(signed(earlier.last_ms).saturating_add(1));
+            let end = earlier.first_utc_ms.map_or(begin, |first| first.min(begin));
+            begin = end.saturating_sub(signed(earlier.last_ms).saturating_add(1));
             if earlier.id == entry.boot {
                 return Some(begin.saturating_add(uptime_ms));
             }
@@ -119,13 +121,33 @@ mod tests {
     fn earlier_boots_lie_one_before_the_other() {
         let mut clock = Clock::default();
         assert!(clock.set(NOW, 10_000));
-        let boots = [(A, 5_000), (B, 7_000), (C, 9_000)].map(|(id, last_ms)| Boot { id, last_ms });
+        let boots = [(A, 5_000), (B, 7_000), (C, 9_000)].map(|(id, last_ms)| Boot {
+            id,
+            last_ms,
+            first_utc_ms: None,
+        });
         let at = |reading: &Entry| clock.taken_at(reading, C, &boots).unwrap();
         let begin_of_c = NOW - 10_000;
         assert_eq!(at(&taken(B, 7_000)), begin_of_c - 1);
         assert_eq!(at(&taken(B, 1_000)), begin_of_c - 6_001);
         assert_eq!(at(&taken(A, 5_000)), begin_of_c - 7_001 - 1);
         assert_eq!(clock.taken_at(&taken(*b"unknown!", 1), C, &boots), None);
+    }
+
+    #[test]
+    fn what_was_taken_before_the_clock_was_set_lies_before_what_was_taken_after() {
+        let mut clock = Clock::default();
+        assert!(clock.set(NOW, 10_000));
+        let first_utc_ms = Some(NOW - 60_000);
+        let boots = [(A, None), (B, first_utc_ms)].map(|(id, first_utc_ms)| Boot {
+            id,
+            last_ms: 2_000,
+            first_utc_ms,
+        });
+        let at = |reading: &Entry| clock.taken_at(reading, C, &boots).unwrap();
+        assert_eq!(at(&taken(B, 2_000)), NOW - 60_001);
+        assert_eq!(at(&taken(B, 500)), NOW - 61_501);
+        assert_eq!(at(&taken(A, 2_000)), NOW - 62_001 - 1);
     }
 
     #[test]

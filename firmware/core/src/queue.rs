@@ -57,11 +57,13 @@ pub(crate) struct Queue<F: MultiwriteNorFlash> {
     flash_errors: u64,
 }
 
-/// A boot whose readings have no time: when its newest was taken.
+/// A boot some of whose readings have no time: when the newest of them was taken, and the first
+/// behind them that has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Boot {
     pub(crate) id: [u8; 8],
     pub(crate) last_ms: u64,
+    pub(crate) first_utc_ms: Option<i64>,
 }
 
 impl<F: MultiwriteNorFlash> Queue<F> {
@@ -290,20 +292,21 @@ impl<F: MultiwriteNorFlash> Queue<F> {
     }
 }
 
-/// Keeps in mind when the newest reading of a boot without a clock was taken.
+/// Keeps in mind when the readings of a boot without a clock were taken.
 fn note(boots: &mut Vec<Boot>, entry: &Entry) {
-    let Taken::Uptime(last_ms) = entry.taken else {
-        return;
-    };
-    match boots.last_mut() {
-        Some(boot) if boot.id == entry.boot => boot.last_ms = boot.last_ms.max(last_ms),
-        _ => {
+    let known = boots.last_mut().filter(|boot| boot.id == entry.boot);
+    match (entry.taken, known) {
+        (Taken::Uptime(ms), Some(boot)) => boot.last_ms = boot.last_ms.max(ms),
+        (Taken::Utc(ms), Some(boot)) => boot.first_utc_ms = boot.first_utc_ms.or(Some(ms)),
+        (Taken::Utc(_), None) => {}
+        (Taken::Uptime(last_ms), None) => {
             if boots.len() == BOOTS {
                 boots.remove(0);
             }
             boots.push(Boot {
                 id: entry.boot,
                 last_ms,
+                first_utc_ms: None,
             });
         }
     }
