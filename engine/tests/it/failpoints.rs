@@ -123,7 +123,7 @@ fn a_subscriber_that_dies_anywhere_loses_and_doubles_nothing() {
     }
 }
 
-/// With mongo-java-server: FerretDB stalls now and then when its clients die in the middle.
+/// With mongo-java-server: the other one stalls now and then when its clients die in the middle.
 #[test]
 fn dying_anywhere_loses_and_doubles_nothing_in_the_copy() {
     let dir = tempfile::tempdir().unwrap();
