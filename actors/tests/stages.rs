@@ -670,11 +670,7 @@ fn silence_is_noticed_once() {
     let dir = tempfile::tempdir().unwrap();
     in_system(async {
         let bench = Bench::start(dir.path(), &without_forest());
-        for n in 0..20 {
-            let next = reading(0, n);
-            bench.clock.advance_to(next.received_ms);
-            bench.send(&[Arrival::Reading(next)], 1).await;
-        }
+        bench.hear(20).await;
         let last_ms = reading(0, 19).received_ms;
         let tick = bench.pipeline.ticker();
         for seconds in 1..=120 {
@@ -711,21 +707,8 @@ fn what_cannot_be_heard_is_not_silent() {
     let dir = tempfile::tempdir().unwrap();
     in_system(async {
         let bench = Bench::start(dir.path(), &without_forest());
-        for n in 0..20 {
-            let next = reading(0, n);
-            bench.clock.advance_to(next.received_ms);
-            bench.send(&[Arrival::Reading(next)], 1).await;
-        }
-        let tick = bench.pipeline.ticker();
-        let wait = async |seconds: i64| {
-            for _ in 0..seconds {
-                bench.clock.advance_to(bench.clock.now_ms() + 1000);
-                tick();
-                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-            }
-            let all = bench.store.anomalies((0, i64::MAX), None, 10).unwrap();
-            all.items.len()
-        };
+        bench.hear(20).await;
+        let wait = async |seconds: i64| bench.anomalies_after(seconds).await;
         bench.pipeline.hearing().lost();
         assert_eq!(wait(300).await, 0, "anomalies while nothing could be heard");
         bench.pipeline.hearing().regained(bench.clock.now_ms());
@@ -746,30 +729,20 @@ fn what_cannot_be_heard_is_not_silent() {
 /// A clock that is set makes nobody silent; who falls silent then is noticed all the same.
 #[test]
 fn silence_outlives_a_clock_that_is_set() {
-    use vigie_actors::clock::Clock as _;
-
     for step_ms in [3_600_000, -3_600_000] {
         let dir = tempfile::tempdir().unwrap();
         in_system(async {
             let bench = Bench::start(dir.path(), &without_forest());
-            for n in 0..20 {
-                let next = reading(0, n);
-                bench.clock.advance_to(next.received_ms);
-                bench.send(&[Arrival::Reading(next)], 1).await;
-            }
-            let tick = bench.pipeline.ticker();
+            bench.hear(20).await;
             bench.clock.set_by(step_ms);
-            let wait = async |seconds: i64| {
-                for _ in 0..seconds {
-                    bench.clock.advance_to(bench.clock.now_ms() + 1000);
-                    tick();
-                    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-                }
-                let all = bench.store.anomalies((0, i64::MAX), None, 10).unwrap();
-                all.items.len()
-            };
+            let wait = async |seconds: i64| bench.anomalies_after(seconds).await;
             assert_eq!(wait(90).await, 0, "anomalies, set by {step_ms} ms");
             assert_eq!(wait(30).await, 1, "anomalies, set by {step_ms} ms");
+            // Somebody is told, when it has been seen whether others are silent as well.
+            wait(60).await;
+            let open = bench.store.open_incidents().unwrap();
+            let told: Vec<u32> = open.iter().map(|incident| incident.notices).collect();
+            assert_eq!(told, [1], "notices, set by {step_ms} ms");
             bench.stop().await;
         });
     }

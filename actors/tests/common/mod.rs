@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use vigie_actors::alert::route::Route;
 use vigie_actors::alert::{Channel, Undelivered};
-use vigie_actors::clock::ManualClock;
+use vigie_actors::clock::{Clock as _, ManualClock};
 use vigie_actors::metrics::{BoardConfig, Metrics};
 use vigie_actors::pipeline::{Pipeline, Settings, open_store};
 use vigie_actors::reading::{Arrival, Identity, Reading};
@@ -86,6 +86,27 @@ impl Bench {
                 assert!(tries < 1000, "never taken");
             }
         }
+    }
+
+    /// The first `readings` of sensor 0, each at its time.
+    pub(crate) async fn hear(&self, readings: u64) {
+        for n in 0..readings {
+            let next = reading(0, n);
+            self.clock.advance_to(next.received_ms);
+            self.send(&[Arrival::Reading(next)], 1).await;
+        }
+    }
+
+    /// How many anomalies there are when so many seconds have passed, each with its tick.
+    pub(crate) async fn anomalies_after(&self, seconds: i64) -> usize {
+        let tick = self.pipeline.ticker();
+        for _ in 0..seconds {
+            self.clock.advance_to(self.clock.now_ms() + 1000);
+            tick();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let all = self.store.anomalies((0, i64::MAX), None, 10).unwrap();
+        all.items.len()
     }
 
     pub(crate) async fn stop(self) {

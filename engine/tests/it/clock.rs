@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::foreign::is_there;
-use super::harness::{Engine, Process, now_ms};
+use super::harness::{Engine, Process, RUN, now_ms};
 use super::mqtt::{Publisher, Version};
 
 /// The library that lies to a program about the time. `None`: it is not here.
@@ -44,15 +44,6 @@ fn a_clock_that_is_set_an_hour_ahead_and_back_loses_nothing_and_makes_nobody_sil
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("faketime");
     set(&file, 0);
-    let args = [
-        "run",
-        "--data-dir",
-        "data",
-        "--http",
-        "127.0.0.1:0",
-        "--mqtt",
-        "127.0.0.1:0",
-    ];
     let environment = [
         ("LD_PRELOAD", library.to_str().unwrap()),
         ("FAKETIME_TIMESTAMP_FILE", file.to_str().unwrap()),
@@ -60,7 +51,7 @@ fn a_clock_that_is_set_an_hour_ahead_and_back_loses_nothing_and_makes_nobody_sil
         // Who sets a clock does not set this one.
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
     ];
-    let process = Process::start_in(dir.path(), &args, &environment);
+    let process = Process::start_in(dir.path(), &RUN, &environment);
     let mut engine = Engine::of(process).unwrap_or_else(|ended| panic!("{ended:#?}"));
     let mut publisher = Publisher::connect(engine.mqtt(), Version::V5);
     let mut sent = 0_u64;

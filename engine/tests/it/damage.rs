@@ -14,20 +14,11 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 
 use super::harness::{
-    Engine, Finished, PATIENCE, Process, engine, now_ms, number_after, setting, simulate,
+    Engine, Finished, PATIENCE, Process, RUN, engine, now_ms, number_after, setting, simulate,
     simulate_args, wait_until,
 };
 
 const EXPORT: [&str; 5] = ["export", "--data-dir", "data", "--format", "ndjson"];
-const RUN: [&str; 7] = [
-    "run",
-    "--data-dir",
-    "data",
-    "--http",
-    "127.0.0.1:0",
-    "--mqtt",
-    "127.0.0.1:0",
-];
 const DOCTOR: [&str; 3] = ["doctor", "--data-dir", "data"];
 
 /// A store as a `kill -9` leaves it, with tables, manifests and a journal; and what it holds.

@@ -76,10 +76,7 @@ fn a_full_disk_stops_acknowledgements_and_nothing_else() {
     );
 
     std::thread::sleep(Duration::from_secs(1));
-    publisher.signal("INT");
-    assert_eq!(publisher.wait(PATIENCE), 0, "exit code of the publisher");
-    let published = Published::read(&publisher.stdout().join("\n"));
-    assert_eq!(published.acknowledged, published.sent, "{published:?}");
+    Published::end(&mut publisher);
     let kept = stored(&engine);
     assert_kept(&acked(&file), &kept);
     engine.process.stop();

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::harness::{
-    Engine, acked, assert_kept, doctor, engine, mails, now_ms, number_after, package_file,
+    Engine, RUN, acked, assert_kept, doctor, engine, mails, now_ms, number_after, package_file,
     simulate, stored, text_of, wait_until,
 };
 use super::mosquitto::Way;
@@ -268,17 +268,11 @@ fn the_recordings_events_are_found_and_its_quiet_motes_left_alone() {
 /// How soon the addresses are on the terminal.
 const ANNOUNCED: Duration = Duration::from_secs(if cfg!(debug_assertions) { 5 } else { 2 });
 
-const ON_FREE_PORTS: [&str; 6] = [
-    "--data-dir",
-    "data",
-    "--mqtt",
-    "127.0.0.1:0",
-    "--http",
-    "127.0.0.1:0",
-];
+/// What any command that serves takes.
+const ON_FREE_PORTS: &[&str] = RUN.split_at(1).1;
 
 fn demo(dir: &Path, more: &[&str]) -> Engine {
-    let engine = Engine::start(dir, &[&["demo"], &ON_FREE_PORTS[..], more].concat());
+    let engine = Engine::start(dir, &[&["demo"], ON_FREE_PORTS, more].concat());
     assert!(
         engine.announced <= ANNOUNCED,
         "its addresses came after {:?}, {ANNOUNCED:?} are allowed",

@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::harness::{
-    Engine, PATIENCE, Process, doctor, now_ms, package_file, setting, simulate, wait_until,
+    Engine, PATIENCE, Process, RUN, doctor, now_ms, package_file, setting, simulate, wait_until,
 };
 use super::keep::{assert_rolled_up, hours, wait_kept};
 use super::kill::Campaign;
@@ -151,17 +151,7 @@ fn a_keeper_that_dies_anywhere_removes_nothing_that_is_not_rolled_up() {
     engine.process.kill();
 
     let config = config(path, "[store]\nkeep = \"8d\"\n");
-    let args = [
-        "run",
-        "--data-dir",
-        "data",
-        "--http",
-        "127.0.0.1:0",
-        "--mqtt",
-        "127.0.0.1:0",
-        "--config",
-        &config,
-    ];
+    let args = [&RUN[..], &["--config", &config]].concat();
     let mut die = |at: &str| {
         let mut process = Process::start_in(path, &args, &[("VIGIE_FAILPOINT", at)]);
         let code = wait_until("its death", PATIENCE, || {

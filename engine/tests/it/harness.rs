@@ -296,16 +296,27 @@ pub(crate) struct Engine {
     pub(crate) announced: Duration,
 }
 
+/// `engine run` on free ports with its data in `data`.
+pub(crate) const RUN: [&str; 7] = [
+    "run",
+    "--data-dir",
+    "data",
+    "--http",
+    "127.0.0.1:0",
+    "--mqtt",
+    "127.0.0.1:0",
+];
+
 impl Engine {
-    /// `engine run` on free ports with its data in `dir`/data.
+    /// [`RUN`] in `dir`.
     pub(crate) fn run(dir: &Path) -> Self {
-        Self::run_with(dir, &["--mqtt", "127.0.0.1:0"])
+        Self::start(dir, &RUN)
     }
 
     /// The same with more arguments; a free port for devices is up to them.
     pub(crate) fn run_with(dir: &Path, more: &[&str]) -> Self {
-        let args = ["run", "--data-dir", "data", "--http", "127.0.0.1:0"];
-        Self::start(dir, &[&args, more].concat())
+        let (args, _port_for_devices) = RUN.split_at(5);
+        Self::start(dir, &[args, more].concat())
     }
 
     /// Any command that announces its addresses.
@@ -569,6 +580,19 @@ impl Published {
             dropped_out: number_after(stdout, "dropped out "),
             reconnects: number_after(stdout, "reconnects "),
         }
+    }
+
+    /// Ends a publisher. Everything that it sent is acknowledged.
+    pub(crate) fn end(publisher: &mut Process) -> Self {
+        publisher.signal("INT");
+        assert_eq!(publisher.wait(PATIENCE), 0, "exit code of the publisher");
+        let published = Self::read(&publisher.stdout().join("\n"));
+        assert_eq!(
+            (published.acknowledged, published.unacknowledged),
+            (published.sent, 0),
+            "{published:?}"
+        );
+        published
     }
 }
 

@@ -204,18 +204,7 @@ impl<'a> Campaign<'a> {
                     .ok_or_else(|| format!("{open} connections"))
             });
         }
-        self.publisher.signal("INT");
-        assert_eq!(
-            self.publisher.wait(PATIENCE),
-            0,
-            "exit code of the publisher"
-        );
-        let published = Published::read(&self.publisher.stdout().join("\n"));
-        assert_eq!(
-            (published.acknowledged, published.unacknowledged),
-            (published.sent, 0),
-            "{published:?}"
-        );
+        let published = Published::end(&mut self.publisher);
         match self.way {
             Way::Listener => assert!(published.reconnects > 0 || deaths == 0, "{published:?}"),
             // It noticed nothing; what was under way comes again.

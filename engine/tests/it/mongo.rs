@@ -120,14 +120,8 @@ impl Load {
 
     /// Ends it; everything it sent must be acknowledged.
     fn end(mut self) -> Published {
-        self.0.signal("INT");
-        assert_eq!(self.0.wait(PATIENCE), 0, "exit code of the publisher");
-        let published = Published::read(&self.0.stdout().join("\n"));
-        assert_eq!(
-            (published.acknowledged, published.reconnects),
-            (published.sent, 0),
-            "{published:?}"
-        );
+        let published = Published::end(&mut self.0);
+        assert_eq!(published.reconnects, 0, "{published:?}");
         published
     }
 }

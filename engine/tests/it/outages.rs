@@ -60,18 +60,7 @@ impl Bench {
 
     /// Ends the publishing: what was sent, what is stored, what the engine reports as missing.
     fn settle(&mut self) -> (u64, u64, u64) {
-        self.publisher.signal("INT");
-        assert_eq!(
-            self.publisher.wait(PATIENCE),
-            0,
-            "exit code of the publisher"
-        );
-        let published = Published::read(&self.publisher.stdout().join("\n"));
-        assert_eq!(
-            (published.acknowledged, published.unacknowledged),
-            (published.sent, 0),
-            "{published:?}"
-        );
+        let published = Published::end(&mut self.publisher);
         let reported = wait_until("the last readings", PATIENCE, || {
             let (stored, missing) = (self.engine.ledger("stored"), self.engine.ledger("missing"));
             if stored + missing == published.sent {

@@ -57,7 +57,7 @@ mod tls;
 mod uplink;
 
 pub use board::{Board, FEED_EVERY_MS, Keys, NoKeys};
-pub use network::{DialError, Network, Target};
+pub use network::{DialError, Link, Network, Target};
 pub use node::{Ended, MAX_IDS, Node, OpenError, Parts, Retained, Start, Timing};
 pub use queue::{capacity_hours, capacity_readings, page_life_years};
 pub use sensor::{AnySensor, Quantity, Sensor, SensorError, Values};

@@ -3,7 +3,7 @@
 use alloc::string::String;
 use core::fmt;
 
-use embedded_io_async::{Read, Write};
+use embedded_io_async::{Error as _, ErrorKind, ErrorType, Read, Write};
 
 /// Where to dial, and as whom the server must prove itself.
 #[derive(Clone, Copy, Debug)]
@@ -73,4 +73,42 @@ pub trait Network {
         request: &[u8],
         reply: &mut [u8],
     ) -> impl Future<Output = Result<usize, DialError>>;
+}
+
+/// A connection: as it is, or inside TLS.
+#[derive(Debug)]
+pub enum Link<P, T> {
+    /// As it is.
+    Plain(P),
+    /// Encrypted.
+    Tls(T),
+}
+
+impl<P, T> ErrorType for Link<P, T> {
+    type Error = ErrorKind;
+}
+
+impl<P: Read, T: Read> Read for Link<P, T> {
+    async fn read(&mut self, bytes: &mut [u8]) -> Result<usize, ErrorKind> {
+        match self {
+            Self::Plain(stream) => stream.read(bytes).await.map_err(|error| error.kind()),
+            Self::Tls(session) => session.read(bytes).await.map_err(|error| error.kind()),
+        }
+    }
+}
+
+impl<P: Write, T: Write> Write for Link<P, T> {
+    async fn write(&mut self, bytes: &[u8]) -> Result<usize, ErrorKind> {
+        match self {
+            Self::Plain(stream) => stream.write(bytes).await.map_err(|error| error.kind()),
+            Self::Tls(session) => session.write(bytes).await.map_err(|error| error.kind()),
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), ErrorKind> {
+        match self {
+            Self::Plain(stream) => stream.flush().await.map_err(|error| error.kind()),
+            Self::Tls(session) => session.flush().await.map_err(|error| error.kind()),
+        }
+    }
 }

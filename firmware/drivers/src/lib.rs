@@ -16,13 +16,11 @@ mod crc8;
 mod dht22;
 mod failure;
 mod round;
-mod sht3x;
-mod sht4x;
+mod sht;
 
 pub use battery::{Battery, PinVoltage};
 pub use bme280::Bme280;
 pub use dht22::Dht22;
-pub use sht3x::Sht3x;
-pub use sht4x::Sht4x;
+pub use sht::{ADDRESS as SHT_ADDRESS, Sht};
 
 pub use node_core::SensorError;

@@ -5,7 +5,7 @@ use embedded_hal::i2c::{ErrorKind, NoAcknowledgeSource};
 use embedded_hal_mock::eh1::delay::NoopDelay;
 use embedded_hal_mock::eh1::i2c::{Mock, Transaction};
 use node_core::{Quantity, Sensor, SensorError, Values};
-use node_drivers::{Bme280, Sht3x, Sht4x};
+use node_drivers::{Bme280, SHT_ADDRESS, Sht};
 
 const NOBODY: ErrorKind = ErrorKind::NoAcknowledge(NoAcknowledgeSource::Address);
 const DATA_REFUSED: ErrorKind = ErrorKind::NoAcknowledge(NoAcknowledgeSource::Data);
@@ -13,12 +13,12 @@ const DATA_REFUSED: ErrorKind = ErrorKind::NoAcknowledge(NoAcknowledgeSource::Da
 type Bus = Mock;
 
 /// Which sensor, and how often it is read.
-fn sht3x(bus: &Bus) -> Sht3x<Bus, NoopDelay> {
-    Sht3x::new(bus.clone(), NoopDelay::new(), 0x44)
+fn sht3x(bus: &Bus) -> Sht<Bus, NoopDelay> {
+    Sht::sht3x(bus.clone(), NoopDelay::new(), SHT_ADDRESS)
 }
 
-fn sht4x(bus: &Bus) -> Sht4x<Bus, NoopDelay> {
-    Sht4x::new(bus.clone(), NoopDelay::new(), 0x44)
+fn sht4x(bus: &Bus) -> Sht<Bus, NoopDelay> {
+    Sht::sht4x(bus.clone(), NoopDelay::new(), SHT_ADDRESS)
 }
 
 fn bme280(bus: &Bus) -> Bme280<Bus, NoopDelay> {

@@ -7,7 +7,6 @@ use embassy_net::tcp::client::{TcpClient, TcpClientState, TcpConnection};
 use embassy_net::udp::{PacketMetadata, UdpSocket};
 use embassy_net::{IpAddress, Stack};
 use embassy_time::Duration;
-use embedded_io_async::{Error as _, ErrorKind, ErrorType, Read, Write};
 use embedded_nal_async::TcpConnect as _;
 use esp_hal::rng::Trng;
 use mbedtls_rs::Session;
@@ -25,6 +24,9 @@ const PEER_TIMEOUT: Duration = Duration::from_secs(90);
 const DATAGRAM: usize = 256;
 
 type Tcp<'n> = TcpConnection<'n, CONNECTIONS, TX_BYTES, RX_BYTES>;
+
+/// A connection to the broker.
+pub(crate) type Link<'n> = node_core::Link<Tcp<'n>, Session<'n, Tcp<'n>>>;
 
 /// The chip's network.
 pub(crate) struct Network {
@@ -111,43 +113,6 @@ impl node_core::Network for Network {
                 reply[..length].copy_from_slice(&datagram[..length]);
                 return Ok(length);
             }
-        }
-    }
-}
-
-/// A connection to the broker.
-pub(crate) enum Link<'n> {
-    /// As it is.
-    Plain(Tcp<'n>),
-    /// Encrypted.
-    Tls(Session<'n, Tcp<'n>>),
-}
-
-impl ErrorType for Link<'_> {
-    type Error = ErrorKind;
-}
-
-impl Read for Link<'_> {
-    async fn read(&mut self, bytes: &mut [u8]) -> Result<usize, ErrorKind> {
-        match self {
-            Self::Plain(stream) => stream.read(bytes).await.map_err(|error| error.kind()),
-            Self::Tls(session) => session.read(bytes).await.map_err(|error| error.kind()),
-        }
-    }
-}
-
-impl Write for Link<'_> {
-    async fn write(&mut self, bytes: &[u8]) -> Result<usize, ErrorKind> {
-        match self {
-            Self::Plain(stream) => stream.write(bytes).await.map_err(|error| error.kind()),
-            Self::Tls(session) => session.write(bytes).await.map_err(|error| error.kind()),
-        }
-    }
-
-    async fn flush(&mut self) -> Result<(), ErrorKind> {
-        match self {
-            Self::Plain(stream) => stream.flush().await.map_err(|error| error.kind()),
-            Self::Tls(session) => session.flush().await.map_err(|error| error.kind()),
         }
     }
 }

@@ -17,7 +17,7 @@ use esp_hal::i2c::master::{AnyI2c, Config as I2cConfig, I2c};
 use esp_hal::peripherals::{self, ADC1};
 use esp_hal::time::Rate;
 use node_core::{AnySensor, SensorError};
-use node_drivers::{Battery, Bme280, Dht22, PinVoltage, Sht3x, Sht4x};
+use node_drivers::{Battery, Bme280, Dht22, PinVoltage, SHT_ADDRESS, Sht};
 use vigie_wire::node::{self, Config, Kind};
 
 use crate::pins::{Board, Pins};
@@ -84,14 +84,8 @@ fn driver(
     };
     let at = |usual| sensor.address.unwrap_or(usual);
     match sensor.kind {
-        Kind::Sht3x => {
-            let address = at(Sht3x::<Device, Delay>::ADDRESS);
-            Ok(Box::new(Sht3x::new(device()?, Delay, address)))
-        }
-        Kind::Sht4x => {
-            let address = at(Sht4x::<Device, Delay>::ADDRESS);
-            Ok(Box::new(Sht4x::new(device()?, Delay, address)))
-        }
+        Kind::Sht3x => Ok(Box::new(Sht::sht3x(device()?, Delay, at(SHT_ADDRESS)))),
+        Kind::Sht4x => Ok(Box::new(Sht::sht4x(device()?, Delay, at(SHT_ADDRESS)))),
         Kind::Bme280 => {
             let address = at(Bme280::<Device, Delay>::ADDRESS);
             Ok(Box::new(Bme280::new(device()?, Delay, address)))

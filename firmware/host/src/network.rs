@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use embedded_io_adapters::tokio_1::FromTokio;
-use mbedtls_rs::{Session, SessionError};
+use mbedtls_rs::Session;
 use node_core::{DialError, Network, Target};
 use tokio::net::{TcpStream, UdpSocket};
 
@@ -17,39 +17,8 @@ pub(crate) const SYSTEM_CLOCK: &str = "system-clock";
 pub(crate) struct PcNetwork;
 
 /// A connection, with TLS or without.
-pub(crate) enum Link {
-    Plain(FromTokio<TcpStream>),
-    Tls(Box<Session<'static, FromTokio<TcpStream>>>),
-}
-
-impl embedded_io_async::ErrorType for Link {
-    type Error = SessionError;
-}
-
-impl embedded_io_async::Read for Link {
-    async fn read(&mut self, buf: &mut [u8]) -> Result<usize, SessionError> {
-        match self {
-            Self::Plain(link) => link.read(buf).await.map_err(SessionError::from_io),
-            Self::Tls(link) => link.read(buf).await,
-        }
-    }
-}
-
-impl embedded_io_async::Write for Link {
-    async fn write(&mut self, buf: &[u8]) -> Result<usize, SessionError> {
-        match self {
-            Self::Plain(link) => link.write(buf).await.map_err(SessionError::from_io),
-            Self::Tls(link) => link.write(buf).await,
-        }
-    }
-
-    async fn flush(&mut self) -> Result<(), SessionError> {
-        match self {
-            Self::Plain(link) => link.flush().await.map_err(SessionError::from_io),
-            Self::Tls(link) => link.flush().await,
-        }
-    }
-}
+pub(crate) type Link =
+    node_core::Link<FromTokio<TcpStream>, Session<'static, FromTokio<TcpStream>>>;
 
 fn meaning(error: &std::io::Error) -> DialError {
     match error.kind() {
@@ -75,7 +44,7 @@ impl Network for PcNetwork {
             None => Ok(Link::Plain(stream)),
             Some(ca_pem) => tls::handshake(stream, target.host, ca_pem, target.utc_ms)
                 .await
-                .map(|session| Link::Tls(Box::new(session))),
+                .map(Link::Tls),
         }
     }
 
