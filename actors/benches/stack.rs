@@ -107,15 +107,15 @@ fn main() {
         (0, 1),
         Nothing,
         Arc::clone(&catalogue),
-        config,
+        config.clone(),
         line,
         Arc::clone(&hearing),
         0,
     )
     .unwrap();
     let incidents = score::episodes::Setup::default();
-    let config = score::Config::default();
-    let mut scorer = Scorer::new(Nothing, catalogue, config, incidents, hearing, 0).unwrap();
+    let score = score::Config::default();
+    let mut scorer = Scorer::new(Nothing, catalogue, score, incidents, config, hearing, 0).unwrap();
     let epochs = Arc::new(Epochs::default());
     let (mut stats, mut scoring) = (Duration::ZERO, Duration::ZERO);
     let (mut counted, mut fired) = (0, 0);

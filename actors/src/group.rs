@@ -84,17 +84,21 @@ impl Groups {
         Self(config.iter().map(group).collect())
     }
 
-    /// Of all of them.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(name, _)| name.as_str())
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// The group of a sensor: the first by name that it fits; `None`: it is in none.
     pub fn of(&self, sensor: &SensorId) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(_, patterns)| patterns.fit(sensor))
-            .map(|(name, _)| name.as_str())
+        self.number_of(sensor)
+            .map(|number| self.0[number].0.as_str())
+    }
+
+    /// The same as its place among the groups, in the order of their names.
+    pub fn number_of(&self, sensor: &SensorId) -> Option<usize> {
+        let mut patterns = self.0.iter().map(|(_, patterns)| patterns);
+        patterns.position(|patterns| patterns.fit(sensor))
     }
 }
 

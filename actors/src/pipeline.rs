@@ -15,7 +15,7 @@ use crate::batch::Epochs;
 use crate::clock::Clock;
 use crate::forward::actor::Forwarder;
 use crate::ingest::actor::{Ingest, arrived};
-use crate::ingest::intake::{self, Intake, Refused};
+use crate::ingest::intake::{self, Intake, Level, Refused};
 use crate::message::{Arrived, Drain, Noticed, Tick, To};
 use crate::metrics::Metrics;
 use crate::quantity::{self, Catalogue};
@@ -235,10 +235,7 @@ impl Pipeline {
         let scoring = {
             let (store, catalogue) = (store.clone(), Arc::clone(catalogue));
             let score = settings.score.clone();
-            let incidents = score::episodes::Setup {
-                stats: settings.stats.clone(),
-                ..settings.incidents.clone()
-            };
+            let (incidents, stats) = (settings.incidents.clone(), settings.stats.clone());
             let (metrics, epochs) = (metrics.clone(), Arc::clone(&epochs));
             let hearing = Arc::clone(&hearing);
             move || {
@@ -247,6 +244,7 @@ impl Pipeline {
                     Arc::clone(&catalogue),
                     score.clone(),
                     incidents.clone(),
+                    stats.clone(),
                     Arc::clone(&hearing),
                     epochs.current(),
                 )
@@ -334,17 +332,15 @@ impl Pipeline {
             let to = To::new(delivery, &ingest_mailbox, readings);
             to_ingest.try_send(to).map_err(|_| Refused)
         });
-        for state in ["free", "reserved"] {
+        let watched = [
+            (&metrics.intake, "free", Level::free as fn(&Level) -> usize),
+            (&metrics.intake, "reserved", Level::reserved),
+            (&metrics.intake_sources, "sources", Level::waiting),
+        ];
+        for (metric, name, read) in watched {
             let level = intake.level();
-            let readings = move || match state {
-                "free" => level.free(),
-                _ => level.reserved(),
-            };
-            metrics.intake.watch(state, move || Some(readings() as f64));
+            metric.watch(name, move || Some(read(&level) as f64));
         }
-        let level = intake.level();
-        let sources = move || Some(level.waiting() as f64);
-        metrics.intake_sources.watch("sources", sources);
 
         let mut stages: Vec<Draining> = vec![(Ingest::NAME, ingest.clone().recipient())];
         stages.extend(owners.into_iter().map(|share| ("stats", share.recipient())));

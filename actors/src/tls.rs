@@ -62,21 +62,34 @@ pub fn client_config(
     ca_file: Option<&Path>,
     identity: Option<(&Path, &Path)>,
 ) -> Result<Arc<ClientConfig>, Unusable> {
-    let roots = match ca_file {
-        Some(path) => roots_of(path)?,
-        None => system_roots()?,
-    };
-    let builder = ClientConfig::builder().with_root_certificates(roots);
-    let config = match identity {
-        None => builder.with_no_client_auth(),
-        Some((cert_file, key_file)) => {
-            let (chain, key) = identity_of(cert_file, key_file)?;
-            builder
-                .with_client_auth_cert(chain, key)
-                .map_err(|error| mismatched(cert_file, key_file, &error))?
-        }
-    };
+    let (config, _end) = client_config_with(roots(ca_file)?, identity)?;
     Ok(Arc::new(config))
+}
+
+/// And when the first of our own certificates ends, seconds since 1970.
+fn client_config_with(
+    roots: Arc<RootCertStore>,
+    identity: Option<(&Path, &Path)>,
+) -> Result<(ClientConfig, Option<i64>), Unusable> {
+    let builder = ClientConfig::builder().with_root_certificates(roots);
+    let Some((cert_file, key_file)) = identity else {
+        return Ok((builder.with_no_client_auth(), None));
+    };
+    let (chain, key) = identity_of(cert_file, key_file)?;
+    let end = end_of(&chain);
+    let config = builder
+        .with_client_auth_cert(chain, key)
+        .map_err(|error| mismatched(cert_file, key_file, &error))?;
+    Ok((config, end))
+}
+
+/// Those that a server's certificate has to come from.
+fn roots(ca_file: Option<&Path>) -> Result<Arc<RootCertStore>, Unusable> {
+    match ca_file {
+        Some(path) => roots_of(path),
+        None => system_roots(),
+    }
+    .map(Arc::new)
 }
 
 /// The certificates of the CA in `ca_file` (PEM), or those of all that this system trusts.
@@ -194,14 +207,10 @@ pub fn watched_client_config(
     identity: Option<(&Path, &Path)>,
     ends: &Ends,
 ) -> Result<Arc<ClientConfig>, Unusable> {
-    let mut config = client_config(ca_file, identity)?;
-    let ours = identity.map(|(cert_file, _)| certificates_of(cert_file));
-    ends.lock().ours = ours.transpose()?.and_then(|chain| end_of(&chain));
-    let roots = match ca_file {
-        Some(path) => roots_of(path)?,
-        None => system_roots()?,
-    };
-    let built = WebPkiServerVerifier::builder(Arc::new(roots)).build();
+    let roots = roots(ca_file)?;
+    let (mut config, ours) = client_config_with(Arc::clone(&roots), identity)?;
+    ends.lock().ours = ours;
+    let built = WebPkiServerVerifier::builder(roots).build();
     let verifier = built.map_err(|error| {
         let fix = "name a PEM file with the certificates of the CA";
         Unusable::new(ca_file.unwrap_or(Path::new("")), error.to_string(), fix)
@@ -211,10 +220,10 @@ pub fn watched_client_config(
         ends: ends.clone(),
     };
     // Dangerous is what does not verify; this asks the one that the configuration had.
-    Arc::make_mut(&mut config)
+    config
         .dangerous()
         .set_certificate_verifier(Arc::new(watching));
-    Ok(config)
+    Ok(Arc::new(config))
 }
 
 /// Verifies as `WebPKI` does, and looks at what was verified.
@@ -280,6 +289,41 @@ pub struct ServerFiles {
 }
 
 impl ServerFiles {
+    /// As the keys of a config section name them: certificate and key, or no TLS at all.
+    ///
+    /// # Errors
+    /// The key that is missing.
+    pub fn of(
+        cert_file: Option<&PathBuf>,
+        key_file: Option<&PathBuf>,
+        client_ca_file: Option<&PathBuf>,
+    ) -> Result<Option<Self>, &'static str> {
+        match (cert_file, key_file) {
+            (Some(cert_file), Some(key_file)) => Ok(Some(Self {
+                cert_file: cert_file.clone(),
+                key_file: key_file.clone(),
+                client_ca_file: client_ca_file.cloned(),
+            })),
+            (None, None) if client_ca_file.is_none() => Ok(None),
+            (None, _) => Err("cert_file"),
+            (Some(_), None) => Err("key_file"),
+        }
+    }
+
+    /// Reads them.
+    ///
+    /// # Errors
+    /// [`Invalid`] names the key, without its section.
+    pub fn read(self) -> Result<ServerCertificates, Invalid> {
+        let keys = self.clone();
+        let keys = [
+            ("cert_file", Some(&keys.cert_file)),
+            ("key_file", Some(&keys.key_file)),
+            ("client_ca_file", keys.client_ca_file.as_ref()),
+        ];
+        ServerCertificates::load(self).map_err(|unusable| unusable.invalid(&keys))
+    }
+
     /// The configuration, and when its certificate ends.
     fn load(&self) -> Result<(Arc<ServerConfig>, Option<i64>), Unusable> {
         let builder = match &self.client_ca_file {

@@ -65,6 +65,8 @@ use warp::reply::{Reply as _, Response};
 use self::assets::Asset;
 use self::events::{Hub, Patience, Watching};
 
+use crate::config::without_port;
+
 /// What the answers are made from.
 #[derive(Debug, Clone)]
 pub(crate) struct State {
@@ -593,8 +595,7 @@ struct Names {
 impl Names {
     /// Is `host` one of them? It may have a port.
     fn know(&self, host: &str) -> bool {
-        let end = host.rfind(':').filter(|at| !host[*at..].contains(']'));
-        let host = &host[..end.unwrap_or(host.len())];
+        let host = without_port(host);
         let mut names = ["localhost"].into_iter().chain(self.public.as_deref());
         if names.any(|name| name.eq_ignore_ascii_case(host)) {
             return true;
@@ -901,8 +902,7 @@ impl Shared {
     /// How the engine does, for the page.
     async fn health(self: &Arc<Self>) -> Result<String, Failure> {
         let parts = self.parts().await;
-        let shared = Arc::clone(self);
-        let made = tokio::task::spawn_blocking(move || {
+        self.made(move |shared| {
             shared.measure();
             let state = &shared.state;
             let ledger = state.store.ledger()?;
@@ -934,26 +934,33 @@ impl Shared {
                 "mongodb": state.copy.as_ref().map(|copy| copy.look(&state.store)),
             });
             Ok(health.to_string())
-        });
-        made.await
-            .unwrap_or_else(|panic| Err(Failure::inside(panic.to_string())))
+        })
+        .await
     }
 
-    /// An answer from the store, off the threads that serve connections.
-    async fn read(
+    /// Something from the store, off the threads that serve connections, and not too much at once.
+    async fn made<T: Send + 'static>(
         self: &Arc<Self>,
-        kind: &'static str,
-        make: impl FnOnce(&State) -> Result<Vec<u8>, Failure> + Send + 'static,
-    ) -> Result<Response, Failure> {
+        make: impl FnOnce(&Self) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
         let reader = Arc::clone(&self.readers).acquire_owned().await;
         let shared = Arc::clone(self);
         let made = tokio::task::spawn_blocking(move || {
             // Held by the thread: a client that goes away does not end the work.
             let _reader = reader;
-            make(&shared.state)
-        })
-        .await
-        .unwrap_or_else(|panic| Err(Failure::inside(panic.to_string())));
+            make(&shared)
+        });
+        made.await
+            .unwrap_or_else(|panic| Err(Failure::inside(panic.to_string())))
+    }
+
+    /// An answer from the store.
+    async fn read(
+        self: &Arc<Self>,
+        kind: &'static str,
+        make: impl FnOnce(&State) -> Result<Vec<u8>, Failure> + Send + 'static,
+    ) -> Result<Response, Failure> {
+        let made = self.made(|shared| make(&shared.state)).await;
         made.inspect_err(|failure| {
             if failure.status >= 500 {
                 tracing::error!(error = %failure.what, "cannot answer over HTTP");
@@ -1101,12 +1108,8 @@ async fn watch_over(shared: Arc<Shared>) {
 
 impl Shared {
     async fn open_incidents(self: &Arc<Self>) -> Result<String, Failure> {
-        let shared = Arc::clone(self);
-        let made = tokio::task::spawn_blocking(move || {
-            live::open_incidents(&shared.state.store, &shared.state.catalogue)
-        });
-        made.await
-            .unwrap_or_else(|panic| Err(Failure::inside(panic.to_string())))
+        self.made(|shared| live::open_incidents(&shared.state.store, &shared.state.catalogue))
+            .await
     }
 
     fn tell(&self, event: &'static str, made: Result<String, Failure>) {

@@ -80,8 +80,8 @@ struct Known {
 /// What somebody knows of already, see [`Board::news`].
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// Receive times.
-    received_ms: HashMap<SensorId, i64, Xxh3DefaultBuilder>,
+    /// Receive times, by place.
+    received_ms: Vec<i64>,
     /// The place to look at next.
     next: usize,
 }
@@ -165,32 +165,39 @@ impl Board {
             // Sensors are only ever added, behind the others.
             let inner = lock(&self.inner);
             let count = inner.known.len();
+            seen.received_ms.resize(count, i64::MIN);
             let until = (looked_at + LOOKED_AT).min(count);
             if looked_at >= until || news.len() >= limit {
                 return news;
             }
             while looked_at < until && news.len() < limit {
-                let Known { sensor, latest, .. } = &inner.known[seen.next % count];
-                seen.next = (seen.next + 1) % count;
+                let place = seen.next % count;
+                seen.next = place + 1;
                 looked_at += 1;
-                let before = seen.received_ms.insert(*sensor, latest.received_ms);
-                if before != Some(latest.received_ms) {
+                let Known { sensor, latest, .. } = &inner.known[place];
+                if seen.received_ms[place] != latest.received_ms {
+                    seen.received_ms[place] = latest.received_ms;
                     news.push((*sensor, latest.clone()));
                 }
             }
         }
     }
 
-    /// A rule fired on a sensor that the board knows.
-    pub fn fired(&self, sensor: &SensorId, rule: Rule, at_ms: i64) {
-        let mut inner = lock(&self.inner);
-        let Some(place) = inner.places.get(sensor).copied() else {
+    /// Rules fired, and when. One lock, and none if there were none.
+    pub fn fired(&self, verdicts: &[(SensorId, Rule, i64)]) {
+        if verdicts.is_empty() {
             return;
-        };
-        let fired = &mut inner.known[place].fired;
-        match fired.iter_mut().find(|(known, _)| *known == rule) {
-            Some((_, last_ms)) => *last_ms = (*last_ms).max(at_ms),
-            None => fired.push((rule, at_ms)),
+        }
+        let mut inner = lock(&self.inner);
+        for (sensor, rule, at_ms) in verdicts {
+            let Some(place) = inner.places.get(sensor).copied() else {
+                continue;
+            };
+            let fired = &mut inner.known[place].fired;
+            match fired.iter_mut().find(|(known, _)| known == rule) {
+                Some((_, last_ms)) => *last_ms = (*last_ms).max(*at_ms),
+                None => fired.push((*rule, *at_ms)),
+            }
         }
     }
 
@@ -504,8 +511,7 @@ mod tests {
         let board = Board::new(&Catalogue::default(), BoardConfig::default());
         let sensor: SensorId = "C:1".try_into().unwrap();
         board.update(5_000, [(sensor, latest(4_500)), (sensor, latest(5_000))]);
-        board.fired(&sensor, Rule::Stuck, 4_000);
-        board.fired(&sensor, Rule::Stuck, 3_000);
+        board.fired(&[(sensor, Rule::Stuck, 4_000), (sensor, Rule::Stuck, 3_000)]);
         let text = text(&board);
         for line in [
             "# HELP vigie_sensor_humidity_band_ratio Lowest and highest value of humidity that is as learned.",
@@ -536,7 +542,7 @@ mod tests {
         let board = Board::new(&Catalogue::default(), config);
         let [first, second] = ["A", "B"].map(|id| id.try_into().unwrap());
         board.update(0, [(first, latest(0)), (second, latest(0))]);
-        board.fired(&second, Rule::Z, 0);
+        board.fired(&[(second, Rule::Z, 0)]);
         board.update(100_001, []);
         let text = text(&board);
         assert!(

@@ -16,7 +16,6 @@ use super::incident::{
 use super::maintenance::{Calendar, Silence, Whom};
 use super::rules::{Near, Rule, Severity, Verdict};
 use crate::group::Groups;
-use crate::stats;
 
 /// The link to the broker is an incident after this long without it.
 const LINK_LINE_MS: i64 = 120_000;
@@ -71,8 +70,6 @@ type BySensor<T> = HashMap<SensorId, T, Xxh3DefaultBuilder>;
 pub struct Setup {
     /// Section `[incidents]`.
     pub config: Config,
-    /// Section `[stats]`.
-    pub stats: stats::Config,
     /// Sections `[groups]`.
     pub groups: Arc<Groups>,
     /// From `[[maintenance]]`.

@@ -87,7 +87,6 @@ pub type Factors = [f64; 3];
 #[derive(Debug, Default)]
 pub struct Peers {
     groups: Arc<Groups>,
-    names: Vec<String>,
     members: HashMap<SensorId, Member, Xxh3DefaultBuilder>,
     commons: HashMap<(usize, QuantityId), Common, Xxh3DefaultBuilder>,
 }
@@ -177,17 +176,15 @@ impl Common {
 impl Peers {
     /// Knows nothing of any sensor yet.
     pub fn new(groups: Arc<Groups>) -> Self {
-        let names = groups.names().map(str::to_owned).collect();
         Self {
             groups,
-            names,
             ..Self::default()
         }
     }
 
     /// Whether there are no groups: then nobody has peers.
     pub fn is_empty(&self) -> bool {
-        self.names.is_empty()
+        self.groups.is_empty()
     }
 
     /// Whether it is in a group.
@@ -213,14 +210,10 @@ impl Peers {
         if self.is_empty() {
             return factors;
         }
-        let (groups, names) = (&self.groups, &self.names);
-        let member = self.members.entry(sensor).or_insert_with(|| {
-            let group = groups.of(&sensor);
-            let number = group.and_then(|group| names.iter().position(|name| name == group));
-            Member {
-                group: number,
-                latest: SmallVec::new(),
-            }
+        let groups = &self.groups;
+        let member = self.members.entry(sensor).or_insert_with(|| Member {
+            group: groups.number_of(&sensor),
+            latest: SmallVec::new(),
         });
         let Some(group) = member.group else {
             return factors;

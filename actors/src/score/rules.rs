@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use vigie_wire::QuantityId;
 
 use crate::quantity::Catalogue;
-use crate::stats::channel::{Look, Z_LINE};
+use crate::stats::channel::{Look, z_line};
 use crate::stats::share::{Silence, SilenceLine};
 
 /// What found an anomaly.
@@ -179,11 +179,6 @@ impl Verdict {
     }
 }
 
-/// How many spreads from the baseline the line of the z-score is, before the margin.
-pub fn z_line(usual_z: f64) -> f64 {
-    Z_LINE.max(2.0 * usual_z)
-}
-
 /// Ratio of a value that cannot be true: three times over any line.
 const IMPLAUSIBLE: f64 = 3.0;
 
@@ -323,7 +318,7 @@ pub fn judge(
     worst
 }
 
-/// Where the rules about a value's level let it lie.
+/// Where the rules `z` and `season` let a value lie.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Band {
     /// Lowest value, in the quantity's unit.
@@ -335,7 +330,8 @@ pub struct Band {
 /// Where a value may lie: within the line of `z` around the rolling baseline, and within that of
 /// `season` around what is usual at this time of day (where what counts is the mean of ten minutes).
 /// `margin`: by how much a rule's line is higher than measured. `None` while neither has learned
-/// enough to speak. Steps, noise and runs of equal values are judged beside it.
+/// enough to speak. Steps, noise, runs of equal values and the level of hours are judged beside it, and
+/// where the others of a group go the same way, more is let pass.
 pub fn band(look: &Look, margin: impl Fn(Rule) -> f64) -> Option<Band> {
     if !look.plausible {
         return None;

@@ -237,6 +237,7 @@ impl<M: IncidentMemory> Scorer<M> {
         catalogue: Arc<Catalogue>,
         config: Config,
         setup: Setup,
+        stats: stats::Config,
         hearing: Arc<Hearing>,
         epoch: u64,
     ) -> Result<Self, store::Error> {
@@ -245,7 +246,6 @@ impl<M: IncidentMemory> Scorer<M> {
             least_ms: config.silence_least.as_ms(),
         };
         let peers = Peers::new(Arc::clone(&setup.groups));
-        let stats = setup.stats.clone();
         let incidents = Incidents::new(setup, memory.current_incidents()?, memory.silences()?);
         let mut scorer = Self {
             catalogue,
@@ -428,13 +428,8 @@ impl<M: IncidentMemory> Scorer<M> {
 
     /// As the store has it.
     fn state_of(&self, sensor: &SensorId) -> Result<Option<SensorState>, store::Error> {
-        let Some(Recalled { mut state, since }) = self.memory.state(sensor)? else {
-            return Ok(None);
-        };
-        for reading in &since {
-            state.enter(reading, &self.catalogue, &self.stats);
-        }
-        Ok(Some(state))
+        let recalled = self.memory.state(sensor)?;
+        Ok(recalled.map(|recalled| recalled.replay(&self.catalogue, &self.stats)))
     }
 
     /// Does what people want done.
@@ -534,7 +529,11 @@ impl<M: IncidentMemory> Scorer<M> {
             kind,
             entered: observed.entered,
             z,
-            bands: self.bands(reading.sensor, &observed),
+            bands: match kind {
+                Kind::Entered => self.bands(reading.sensor, &observed),
+                // Nobody looks at these.
+                Kind::Late | Kind::Duplicate | Kind::TooManySensors => SmallVec::new(),
+            },
             score: score_of(worst),
             forest: 0.0,
             near,

@@ -184,14 +184,19 @@ impl Look {
             distance.map_or(0.0, |distance| distance.distance / distance.line)
         };
         #[allow(clippy::cast_possible_truncation, reason = "a share")]
-        let z = (self.z / Z_LINE) as f32;
+        let z = (self.z / z_line(self.usual_z)) as f32;
         let z = if self.warm { z } else { 0.0 };
         [share(self.season), share(self.level), z]
     }
 }
 
 /// Least line of the z-score, in standard deviations.
-pub const Z_LINE: f64 = 8.0;
+const Z_LINE: f64 = 8.0;
+
+/// How many spreads from the baseline the line of the z-score is, before the margin.
+pub fn z_line(usual_z: f64) -> f64 {
+    Z_LINE.max(2.0 * usual_z)
+}
 
 /// What one quantity of one sensor is expected to be.
 #[derive(Debug, Clone, PartialEq)]

@@ -35,7 +35,6 @@ impl Device {
             return false;
         }
         let device = known.get_or_insert_default();
-        let before = device.told.clone();
         if restarted {
             device.started_ms = Some(reading.order_ms);
             device.starts = device.starts.saturating_add(1);
@@ -53,12 +52,21 @@ impl Device {
                 from: before.clone(),
             });
         }
-        told.firmware = start.firmware.clone().or(told.firmware.take());
-        told.reset = start.reset.clone().or(told.reset.take());
-        told.crash = start.crash.clone().or(told.crash.take());
         // Some tell it with each reading.
-        restarted || *told != before
+        let firmware = renew(&mut told.firmware, start.firmware.as_ref());
+        let reset = renew(&mut told.reset, start.reset.as_ref());
+        let crash = renew(&mut told.crash, start.crash.as_ref());
+        restarted || firmware || reset || crash
     }
+}
+
+/// Takes over what is told, if anything is. True if it is news.
+fn renew(known: &mut Option<String>, told: Option<&String>) -> bool {
+    let news = told.filter(|told| known.as_ref() != Some(told));
+    if let Some(told) = news {
+        *known = Some(told.clone());
+    }
+    news.is_some()
 }
 
 #[cfg(test)]

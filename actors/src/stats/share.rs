@@ -25,6 +25,17 @@ pub struct Recalled {
     pub since: Vec<Reading>,
 }
 
+impl Recalled {
+    /// The state as it is now.
+    pub fn replay(self, catalogue: &Catalogue, config: &Config) -> SensorState {
+        let mut state = self.state;
+        for reading in &self.since {
+            state.enter(reading, catalogue, config);
+        }
+        state
+    }
+}
+
 /// A sensor of which only the store knows more.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Resting {
@@ -420,11 +431,8 @@ impl<M: Memory> Share<M> {
             silence_told: resting.and_then(|resting| resting.silence_told),
         };
         if known && let Some(recalled) = self.memory.recall(sensor)? {
-            resident.state = recalled.state;
-            for reading in &recalled.since {
-                resident.state.enter(reading, &self.catalogue, &self.config);
-                resident.since_snapshot += 1;
-            }
+            resident.since_snapshot = u32::try_from(recalled.since.len()).unwrap_or(u32::MAX);
+            resident.state = recalled.replay(&self.catalogue, &self.config);
         }
         self.resting.remove(sensor);
         self.residents.insert(resident);

@@ -109,24 +109,29 @@ impl Storing {
 
     /// Rules that fired; few.
     fn fired(&self, scored: &Scored) {
-        let metrics = &self.metrics;
-        for silent in &scored.silent {
-            let verdict = &silent.verdict;
-            metrics.anomaly(verdict.rule, verdict.severity());
-            metrics
-                .board
-                .fired(&silent.sensor, verdict.rule, scored.batch.now_ms);
+        let of_silent = scored.silent.iter().map(|silent| {
+            let at_ms = scored.batch.now_ms;
+            (silent.sensor, at_ms, &silent.verdict)
+        });
+        let of_readings = scored.readings.iter().flat_map(|row| {
+            let arrival = scored.batch.arrivals.get(row.index as usize);
+            let reading = match arrival {
+                Some(Arrival::Reading(reading)) => Some(reading),
+                Some(Arrival::Quarantine(_)) | None => None,
+            };
+            let verdicts = reading.map(|reading| (reading, &row.fired));
+            verdicts.into_iter().flat_map(|(reading, fired)| {
+                fired
+                    .iter()
+                    .map(|verdict| (reading.sensor, reading.order_ms, verdict))
+            })
+        });
+        let mut fired = Vec::new();
+        for (sensor, at_ms, verdict) in of_silent.chain(of_readings) {
+            self.metrics.anomaly(verdict.rule, verdict.severity());
+            fired.push((sensor, verdict.rule, at_ms));
         }
-        for row in &scored.readings {
-            for verdict in &row.fired {
-                metrics.anomaly(verdict.rule, verdict.severity());
-                let arrival = scored.batch.arrivals.get(row.index as usize);
-                if let Some(Arrival::Reading(reading)) = arrival {
-                    let at_ms = reading.order_ms;
-                    metrics.board.fired(&reading.sensor, verdict.rule, at_ms);
-                }
-            }
-        }
+        self.metrics.board.fired(&fired);
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Keeper {
     config: Config,
     /// When readings went for want of room.
     made_room_ms: Option<i64>,
+    /// How many readings were stored when that was written down last.
+    marked: Option<u64>,
 }
 
 impl Keeper {
@@ -47,6 +49,7 @@ impl Keeper {
             store,
             config,
             made_room_ms: None,
+            marked: None,
         }
     }
 
@@ -56,12 +59,17 @@ impl Keeper {
         (self.store.disk_bytes(), max)
     }
 
-    /// See [`Embedded::mark`].
+    /// See [`Embedded::mark`]. Nothing to do, if nothing was stored since.
     ///
     /// # Errors
     /// [`Error`] if the store cannot be read, or the file not written.
-    pub fn mark(&self) -> Result<(), Error> {
-        self.store.mark()
+    pub fn mark(&mut self) -> Result<(), Error> {
+        let stored = self.store.ledger()?.stored;
+        if self.marked != Some(stored) {
+            self.store.mark(stored)?;
+            self.marked = Some(stored);
+        }
+        Ok(())
     }
 
     /// One look at all sensors. Ends early, between two writes, when `stop` says so.

@@ -112,6 +112,7 @@ impl Timeline {
             Arc::clone(catalogue),
             config.score.clone(),
             setup,
+            config.stats.clone(),
             hearing,
             0,
         )?;

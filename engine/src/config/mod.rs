@@ -51,6 +51,7 @@ use problem::Problem;
 use schema::Schema;
 pub(crate) use settings::Origins;
 use settings::Settings;
+pub(crate) use validate::without_port;
 
 /// Everything that can be set. The stages' own sections are declared beside the stages.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -248,7 +249,6 @@ impl Config {
     pub(crate) fn setup(&self) -> Setup {
         Setup {
             config: self.incidents.clone(),
-            stats: self.stats.clone(),
             groups: Arc::new(Groups::new(&self.groups)),
             calendar: Calendar::new(&self.maintenance),
         }

@@ -148,20 +148,9 @@ impl Http {
             let fix = "set both http.cert_file and http.key_file";
             Invalid::new(missing, "(nothing)", problem, fix)
         };
-        let (cert_file, key_file) = match (&self.cert_file, &self.key_file) {
-            (Some(cert_file), Some(key_file)) => (cert_file, key_file),
-            (None, None) => return Ok(None),
-            (None, Some(_)) => return Err(alone("cert_file")),
-            (Some(_), None) => return Err(alone("key_file")),
-        };
-        let files = ServerFiles {
-            cert_file: cert_file.clone(),
-            key_file: key_file.clone(),
-            client_ca_file: None,
-        };
-        let keys = [("cert_file", Some(cert_file)), ("key_file", Some(key_file))];
-        let loaded = ServerCertificates::load(files);
-        loaded.map(Some).map_err(|unusable| unusable.invalid(&keys))
+        let files = ServerFiles::of(self.cert_file.as_ref(), self.key_file.as_ref(), None);
+        let files = files.map_err(alone)?;
+        files.map(ServerFiles::read).transpose()
     }
 
     /// Whether people come by HTTPS, here or at a proxy in front.
@@ -174,11 +163,14 @@ impl Http {
     pub(crate) fn public_host(&self) -> Option<&str> {
         let url = self.public_url.as_ref()?;
         let rest = url.split_once("://")?.1;
-        let host = rest.split('/').next()?;
-        // A port behind it; an IPv6 address stands in brackets.
-        let end = host.rfind(':').filter(|at| !host[*at..].contains(']'));
-        Some(&host[..end.unwrap_or(host.len())])
+        rest.split('/').next().map(without_port)
     }
+}
+
+/// A host without the port that may stand behind it; an IPv6 address stands in brackets.
+pub(crate) fn without_port(host: &str) -> &str {
+    let end = host.rfind(':').filter(|at| !host[*at..].contains(']'));
+    &host[..end.unwrap_or(host.len())]
 }
 
 fn is_token(token: &SecretString) -> bool {

@@ -11,9 +11,10 @@ use vigie_actors::alert::text::{Voice, sentence};
 use vigie_actors::group::Groups;
 use vigie_actors::metrics::Latest;
 use vigie_actors::quantity::Catalogue;
-use vigie_actors::score::rules::{Rule, Severity, z_line};
+use vigie_actors::score::rules::{Rule, Severity};
 use vigie_actors::score::scorer::IncidentMemory as _;
 use vigie_actors::stats::channel::Outlook;
+use vigie_actors::stats::channel::z_line;
 use vigie_actors::stats::share::SilenceLine;
 use vigie_actors::store::embedded::Embedded;
 use vigie_actors::store::row::StoredValue;
@@ -364,10 +365,7 @@ pub(super) fn chart(state: &State, id: &str, query: &Query) -> Result<Vec<u8>, F
     let span = span(query, state.clock.now_ms())?;
     let points = i64::from(query.points.unwrap_or(CHART_POINTS));
     let recalled = store.recalled(&sensor)?.unwrap_or_default();
-    let mut now = recalled.state;
-    for reading in &recalled.since {
-        now.enter(reading, catalogue, &state.judgement.stats);
-    }
+    let now = recalled.replay(catalogue, &state.judgement.stats);
     let expected_ms = now.expected_gap_ms().unwrap_or(UNKNOWN_GAP_MS);
     let silent_ms = state.judgement.silence.ms(expected_ms);
     let part_ms = ((span.1 - span.0) / points).max(1);

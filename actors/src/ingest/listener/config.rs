@@ -108,28 +108,11 @@ impl Config {
     /// What TLS is spoken with; `None`: no TLS. The files of a listener that is not enabled may be
     /// anywhere.
     fn certificates(&self) -> Result<Option<ServerCertificates>, Invalid> {
-        let (cert_file, key_file) = match (&self.cert_file, &self.key_file) {
-            (Some(cert_file), Some(key_file)) => (cert_file, key_file),
-            (None, None) if self.client_ca_file.is_none() => return Ok(None),
-            (None, _) => return Err(alone("cert_file")),
-            (Some(_), None) => return Err(alone("key_file")),
-        };
-        if !self.enabled {
-            return Ok(None);
-        }
-        let files = ServerFiles {
-            cert_file: cert_file.clone(),
-            key_file: key_file.clone(),
-            client_ca_file: self.client_ca_file.clone(),
-        };
-        let keys = [
-            ("cert_file", Some(cert_file)),
-            ("key_file", Some(key_file)),
-            ("client_ca_file", self.client_ca_file.as_ref()),
-        ];
-        ServerCertificates::load(files)
-            .map(Some)
-            .map_err(|unusable| unusable.invalid(&keys))
+        let cert_file = self.cert_file.as_ref();
+        let client_ca_file = self.client_ca_file.as_ref();
+        let files = ServerFiles::of(cert_file, self.key_file.as_ref(), client_ca_file);
+        let files = files.map_err(alone)?.filter(|_| self.enabled);
+        files.map(ServerFiles::read).transpose()
     }
 }
 

@@ -61,7 +61,6 @@ impl Story {
         };
         let setup = Setup {
             config,
-            stats: stats::Config::default(),
             groups: Arc::new(Groups::new(&[("hall".to_owned(), hall)].into())),
             calendar,
         };

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -89,12 +89,18 @@ pub(super) fn inspect(dir: &Path) -> Result<Vec<LeftOut>, Error> {
     Ok(cut)
 }
 
-/// Keeps a number beside the store. It is not synced: an older one does no harm.
+/// Keeps a number beside the store. It is not synced: an older one does no harm. Written over the one
+/// before: a file that is made anew is empty for a moment.
 pub(super) fn mark(dir: &Path, stored: u64) -> Result<(), Error> {
     let path = dir.join(MARK);
     let bytes = stored.to_le_bytes();
     let checked = [bytes, xxh3_64(&bytes).to_le_bytes()].concat();
-    fs::write(&path, checked).map_err(|error| unreadable(&path, error))
+    let mut options = File::options();
+    options.write(true).create(true).truncate(false);
+    let written = options
+        .open(&path)
+        .and_then(|mut file| file.write_all(&checked));
+    written.map_err(|error| unreadable(&path, error))
 }
 
 /// The number that was kept last; `None`: there is none, or it is damaged.

@@ -163,8 +163,8 @@ impl Embedded {
     ///
     /// # Errors
     /// [`Error`] if the store cannot be read, or the file not written.
-    pub fn mark(&self) -> Result<(), Error> {
-        files::mark(&self.dir, self.ledger()?.stored)
+    pub fn mark(&self, stored: u64) -> Result<(), Error> {
+        files::mark(&self.dir, stored)
     }
 
     /// Readings that are known to be lost by damage.
