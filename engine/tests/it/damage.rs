@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
+use serde_json::Value;
+use vigie_actors::store::row::reading_floor;
+use vigie_wire::SensorId;
 
 use super::harness::{
     Engine, Finished, PATIENCE, Process, RUN, engine, now_ms, number_after, setting, simulate,
@@ -254,7 +257,22 @@ fn a_journal_that_is_damaged_in_the_middle_is_repaired_on_demand() {
     all.retain(|path| path.extension().is_some_and(|extension| extension == "jnl"));
     let journal = all.last().unwrap();
     let mut bytes = fs::read(journal).unwrap();
-    let at = used(&bytes) - 150_000;
+    // In a reading, for there are batches that hold none.
+    let rows: Vec<Value> = whole
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let of = |row: &&Value| row["sensor"] == "C001";
+    let row = rows.iter().filter(of).nth_back(75).unwrap();
+    let key = reading_floor(
+        &SensorId::try_from("C001").unwrap(),
+        row["t"].as_i64().unwrap(),
+    );
+    let at = bytes
+        .windows(key.len())
+        .rposition(|part| part == key)
+        .unwrap();
+    assert!(used(&bytes) - at > 10_000, "not the last batch");
     bytes[at] ^= 16;
     fs::write(journal, &bytes).unwrap();
 
