@@ -27,6 +27,8 @@ impl Config {
         if name.is_empty() || name.chars().count() > 64 || !name.chars().all(plain) {
             let problem = "not a name that can stand in a mail";
             let fix = "use 1 to 64 letters, digits, spaces, '_', '-' or '.'";
+            // Escaped, for whoever reads it at a terminal.
+            let key = format!("{name:?}.sensors");
             return Err(Invalid::new(&key, format_args!("{name:?}"), problem, fix));
         }
         if self.sensors.is_empty() {

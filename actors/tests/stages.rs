@@ -13,10 +13,13 @@ mod common;
 use std::sync::Arc;
 
 use common::{Bench, NOBODY, START_MS, fleet, in_system, reading, sensor, stored};
+use vigie_actors::config::Span;
 use vigie_actors::group::{self, Groups};
 use vigie_actors::pipeline::Settings;
 use vigie_actors::reading::Arrival;
 use vigie_actors::score::ForestPer;
+use vigie_actors::score::incident::{Deed, Incident, Order};
+use vigie_actors::score::rules::{Rule, Verdict};
 use vigie_actors::score::scorer::IncidentMemory;
 use vigie_actors::stats::share::Memory;
 use vigie_actors::stats::state::SensorState;
@@ -493,6 +496,126 @@ fn peers_are_evidence_before_and_after_a_restart() {
     );
     let again = run(&together, &[BEFORE + 1, BEFORE + 90, BEFORE + 163]);
     assert_eq!(again, peers);
+}
+
+/// Readings `from..from + 500` of two sensors that say the same, of which the 400th is `jump` higher.
+fn twins(from: u64, jump: f64) -> Vec<Arrival> {
+    let both = |n: u64| {
+        (0..2).map(move |index| {
+            let mut reading = reading(index, n);
+            reading.values.truncate(1);
+            let height = if n == from + 400 { jump } else { 0.0 };
+            // On either side of the jump the same.
+            reading.values[0].1 = 21.0 + 0.02 * (n % 2) as f64 + height;
+            Arrival::Reading(reading)
+        })
+    };
+    (from..from + 500).flat_map(both).collect()
+}
+
+/// What was found of either twin from reading `from` on.
+fn found(store: &Embedded, from: u64) -> [Vec<Verdict>; 2] {
+    let span = (reading(0, from).order_ms, i64::MAX);
+    let all = store.anomalies(span, None, 100).unwrap().items;
+    [0, 1].map(|index| {
+        let of = all.iter().filter(|found| found.sensor == sensor(index));
+        of.map(|found| found.verdict.clone()).collect()
+    })
+}
+
+/// The incidents of either twin, oldest first.
+fn incidents_of_twins(store: &Embedded) -> [Vec<Incident>; 2] {
+    let all = store.incidents((0, i64::MAX), None, 100).unwrap().items;
+    [0, 1].map(|index| {
+        let of = all
+            .iter()
+            .filter(|one| one.sensor == Some(sensor(index)))
+            .cloned();
+        let mut of: Vec<Incident> = of.collect();
+        of.sort_by_key(|incident| incident.opened_ms);
+        of
+    })
+}
+
+/// A false alarm raises the line of its rule for its sensor: the same jump again is nothing, also
+/// after a restart, a larger one is something, and no line rises further than the config allows. The
+/// twin, of which nobody said so, shows that the jump was one each time.
+#[test]
+fn a_false_alarm_raises_the_line_within_bounds_and_for_good() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = without_forest();
+    settings.event_time = true;
+    settings.incidents.config.cool_down = Span::secs(1800);
+    let false_alarm = |bench: &Bench, incident: &Incident| {
+        let order = Order {
+            incident: incident.id(),
+            deed: Deed::FalseAlarm,
+            by: "Ada".to_owned(),
+        };
+        bench.store.put_order(&order).unwrap();
+    };
+    let counts = |store: &Embedded| incidents_of_twins(store).map(|incidents| incidents.len());
+    let mut raised = 0.0;
+    in_system(async {
+        let bench = Bench::start(dir.path(), &settings);
+        bench.send(&twins(0, 0.0), 20).await;
+        bench.send(&twins(500, 1.4), 20).await;
+        let [one, other] = found(&bench.store, 0);
+        assert!(
+            !one.is_empty() && one.len() == other.len(),
+            "{one:?} {other:?}"
+        );
+        assert!(one.iter().all(|found| found.rule == Rule::Rate), "{one:?}");
+        let [one, other] = incidents_of_twins(&bench.store);
+        assert_eq!((one.len(), other.len()), (1, 1));
+        false_alarm(&bench, &one[0]);
+        bench.send(&twins(1000, 1.4), 20).await;
+        let lines = bench.store.raised().unwrap();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert_eq!((lines[0].sensor, lines[0].rule), (sensor(0), Rule::Rate));
+        raised = lines[0].factor;
+        // So much that it would not have fired, and hardly more.
+        let expected = one[0].worst.ratio * 1.05;
+        assert!((raised - expected).abs() < 1e-9, "{raised} {expected}");
+        assert!(raised < 2.0, "the bound is not what holds it: {raised}");
+        let [one, other] = found(&bench.store, 1000);
+        assert!(one.is_empty() && !other.is_empty(), "{one:?} {other:?}");
+        assert_eq!(counts(&bench.store), [1, 2]);
+        let known = incidents_of_twins(&bench.store)[0][0].clone();
+        assert!(known.false_alarm.is_some() && !known.is_open(), "{known:?}");
+        bench.stop().await;
+    });
+    in_system(async {
+        let bench = Bench::start(dir.path(), &settings);
+        bench.send(&twins(1500, 1.4), 20).await;
+        let [one, other] = found(&bench.store, 1500);
+        assert!(one.is_empty() && !other.is_empty(), "{one:?} {other:?}");
+        assert_eq!(counts(&bench.store), [1, 3]);
+
+        bench.send(&twins(2000, 2.5), 20).await;
+        let [one, other] = found(&bench.store, 2000);
+        assert!(!one.is_empty() && !other.is_empty(), "{one:?} {other:?}");
+        assert_eq!(one[0].rule, Rule::Rate);
+        let ratio = one[0].ratio * raised / other[0].ratio;
+        assert!((ratio - 1.0).abs() < 1e-9, "{one:?} {other:?}");
+        let height = |found: &Verdict| found.line - found.expected;
+        let ratio = height(&one[0]) / (height(&other[0]) * raised);
+        assert!((ratio - 1.0).abs() < 1e-9, "{one:?} {other:?}");
+        assert_eq!(counts(&bench.store), [2, 4]);
+
+        // More than twice the line: that is further than lines rise.
+        let last = incidents_of_twins(&bench.store)[1].pop().unwrap();
+        assert!(last.worst.ratio > 2.0, "{last:?}");
+        false_alarm(&bench, &last);
+        bench.send(&twins(2500, 2.5), 20).await;
+        let lines = bench.store.raised().unwrap();
+        let of_other = lines.iter().find(|line| line.sensor == sensor(1));
+        assert_eq!(of_other.map(|line| line.factor), Some(2.0), "{lines:?}");
+        let [_, other] = found(&bench.store, 2500);
+        assert!(!other.is_empty(), "as far away as that is still too far");
+        assert_eq!(counts(&bench.store)[1], 5);
+        bench.stop().await;
+    });
 }
 
 /// A forest for each sensor where that is wanted; of each the store keeps the newest two, and a

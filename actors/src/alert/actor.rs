@@ -87,6 +87,8 @@ impl Alerter {
             failures: 0,
             later: None,
         };
+        // What waits from before is told before it is delivered, which may take long.
+        delivery.account();
         Ok(Self { delivery, guard })
     }
 
@@ -107,7 +109,7 @@ impl Delivery {
     /// Delivers what waits, if it is time to.
     fn go(&mut self) {
         if self.later.is_some_and(|later| Instant::now() < later) {
-            self.count_waiting();
+            self.account();
             return;
         }
         self.later = None;
@@ -124,10 +126,15 @@ impl Delivery {
             let error = chain(&error);
             tracing::warn!(channel = self.channel.name(), error, "not told again");
         }
-        self.count_waiting();
+        self.account();
     }
 
-    fn count_waiting(&self) {
+    /// What waits, and what of the budget is left: time alone gives some of it back.
+    fn account(&self) {
+        if let Some(budget) = self.channel.budget() {
+            let left = budget.left(&self.log, Severity::Warn, self.clock.now_ms());
+            self.metrics.budget_left(left);
+        }
         match self.store.waiting(self.channel.name()) {
             Ok(waiting) => self.metrics.waiting(waiting),
             Err(error) => tracing::error!(error = chain(&error), "cannot count the outbox"),
@@ -197,8 +204,6 @@ impl Delivery {
             return Plan::Each;
         };
         let now_ms = self.clock.now_ms();
-        self.metrics
-            .budget_left(budget.left(&self.log, Severity::Warn, now_ms));
         let severities = waiting.iter().map(|(_, notice)| notice.incident.severity);
         let worst = severities.max().unwrap_or(Severity::Warn);
         budget.plan(&self.log, waiting.len(), worst, now_ms)
@@ -217,9 +222,8 @@ impl Delivery {
         let notices: Vec<Notice> = waiting.iter().map(|(_, notice)| notice.clone()).collect();
         self.stage.received.inc_by(notices.len() as u64);
         let now_ms = self.clock.now_ms();
-        let budget = self.channel.budget();
-        let recipients = budget.map_or(0, |budget| budget.recipients);
-        let used = Budget::used(&self.log, now_ms) + recipients;
+        let recipients = self.channel.budget().map(|budget| budget.recipients);
+        let used = Budget::used(&self.log, now_ms) + recipients.unwrap_or(0);
         let delivered = self.channel.deliver(&notices, used);
         let result = delivered.as_ref().err().map(|undelivered| undelivered.why);
         for notice in &notices {
@@ -229,15 +233,13 @@ impl Delivery {
         match delivered {
             Ok(()) => {
                 self.failures = 0;
-                if let Some(budget) = budget {
+                if let Some(recipients) = recipients {
                     let sent = Sent {
                         at_ms: now_ms,
                         recipients,
                     };
                     self.log.push(sent);
                     spent = Some((self.channel.name(), sent));
-                    self.metrics
-                        .budget_left(budget.left(&self.log, Severity::Warn, now_ms));
                 }
             }
             Err(why) if self.has_to_wait(&incident, &why) => return Ok(false),

@@ -285,9 +285,11 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::alert::text::Language;
     use crate::alert::text::tests::{notice, silence};
-    use crate::score::incident::NoticeKind;
+    use crate::score::incident::{Mark, NoticeKind};
     use crate::stats::device::Change;
+    use jiff::tz::TimeZone;
     use vigie_wire::Start;
 
     fn voice() -> Voice {
@@ -332,6 +334,91 @@ mod tests {
                engine incidents silence C001-1790000000000\n\
              \n\
              Mails: 12 of 400 in the last 24 hours\n"
+        );
+    }
+
+    #[test]
+    fn the_text_part_says_that_it_is_over_and_for_how_long_it_was() {
+        let mut notice = notice(NoticeKind::Resolved);
+        notice.incident.resolved_ms = Some(1_790_000_600_000);
+        notice.incident.anomalies = 7;
+        notice.incident.also.clear();
+        notice.incident.acknowledged = Some(Mark {
+            at_ms: 1_790_000_060_000,
+            by: "Ada".to_owned(),
+        });
+        let links = Links {
+            base: "https://vigie.example.org".to_owned(),
+            signer: Signer::new([1; 32]),
+        };
+        let letter = Letter::about(&notice, &voice(), None, None, Some(&links));
+        let text = letter.with_budget(&voice(), 13, 400).text();
+        // The signature has tests of its own.
+        let (before, link) = text.split_once("https://").unwrap();
+        let (link, after) = link.split_once('\n').unwrap();
+        assert_eq!(
+            before,
+            "It is over: C001\n\
+             \n\
+             What          temperature 31.42 °C, expected 21.3 °C (line 21.9 °C, 16.9 × its distance)\n\
+             Rule          rate – a jump from one reading to the next, larger than its jumps are\n\
+             Since         2026-09-21 14:13:20 UTC\n\
+             Severity      critical\n\
+             So far        7 anomalies\n\
+             Looked after  by Ada, 2026-09-21 14:14:20 UTC\n\
+             Over at       2026-09-21 14:23:20 UTC\n\
+             Incident      C001-1790000000000\n\
+             \n\
+             False alarm:\n  "
+        );
+        assert!(
+            link.starts_with("vigie.example.org/incidents/C001-1790000000000/false-alarm?"),
+            "{link}"
+        );
+        assert_eq!(after, "\nMails: 13 of 400 in the last 24 hours\n");
+    }
+
+    #[test]
+    fn the_text_part_stands_on_its_own_in_french() {
+        let voice = Voice {
+            language: Language::French,
+            zone: TimeZone::get("Europe/Paris").unwrap(),
+            ..voice()
+        };
+        let letter = Letter::about(&silence(NoticeKind::Opened, 3), &voice, None, None, None);
+        let letter = letter.with_budget(&voice, 12, 400);
+        assert_eq!(letter.subject, "[Vigie] hall: silence");
+        assert_eq!(
+            letter.text(),
+            "Quelque chose ne va pas : 3 capteurs de hall sont muets\n\
+             \n\
+             Constat    aucune mesure depuis 50 s, une attendue toutes les 10 s (seuil 40 s)\n\
+             Règle      silence – le capteur n'envoie plus rien\n\
+             Depuis     2026-09-21 16:13:20 CEST\n\
+             Gravité    avertissement\n\
+             Capteurs   3: C001, C002, C003\n\
+             À ce jour  3 anomalies\n\
+             Incident   C001-1790000000000-silence\n\
+             \n\
+             Pour répondre, tapez :\n  \
+               engine incidents ack C001-1790000000000-silence\n  \
+               engine incidents false-alarm C001-1790000000000-silence\n  \
+               engine incidents silence C001-1790000000000-silence\n\
+             \n\
+             Courriels: 12 sur 400 ces dernières 24 heures\n"
+        );
+        let jump = Letter::about(&notice(NoticeKind::Escalated), &voice, None, None, None);
+        let text = jump.text();
+        assert!(
+            text.starts_with(
+                "C'est devenu critique : C001\n\
+                 \n\
+                 Constat    température 31,42 °C, attendu 21,3 °C (seuil 21,9 °C, 16,9 × son écart)\n\
+                 Règle      saut – un saut d'une mesure à l'autre, plus grand que ses sauts habituels\n\
+                 Aussi      température agitée de 2,5 °C, d'habitude de moins de 0,25 °C (seuil 0,5 °C) \
+                 (agitation)\n"
+            ),
+            "{text}"
         );
     }
 

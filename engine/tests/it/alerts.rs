@@ -95,7 +95,7 @@ fn a_storm_is_a_few_mails_and_every_incident_is_in_one() {
         .iter()
         .map(|mail| text_of(&mail["subject"]))
         .find(|s| s.ends_with("incidents"));
-    assert!(digest.is_some(), "{:?}", server.subjects());
+    assert!(digest.is_some(), "{:?}", server.arrived());
     eprintln!(
         "{anomalies} anomalies of {} incidents: {} mails",
         incidents.len(),
@@ -104,7 +104,8 @@ fn a_storm_is_a_few_mails_and_every_incident_is_in_one() {
     engine.process.stop();
 }
 
-/// Each kill may double what was under way, and loses nothing.
+/// Each kill may double what was under way, and loses nothing. The server takes its time to answer,
+/// so that kills fall between its taking a mail and the engine's knowing so.
 #[test]
 fn kills_while_mails_go_out_double_one_each_at_most() {
     let kills = setting("VIGIE_MAIL_KILLS", 20);
@@ -117,15 +118,36 @@ fn kills_while_mails_go_out_double_one_each_at_most() {
     let config = server.config(PASSWORD, config) + "daily_budget = 100000\n";
     fs::write(dir.path().join("vigie.toml"), config).unwrap();
     let args = ["--mqtt", "127.0.0.1:0", "--config", "vigie.toml"];
+    server.mode("late");
     let mut random = StdRng::seed_from_u64(6);
     for kill in 0..kills {
         let mut running = Engine::run_with(dir.path(), &args);
         for sensor in 0..3 {
             alarm(&running, &format!("K{kill:03}-{sensor}"));
         }
-        std::thread::sleep(Duration::from_millis(random.gen_range(0..1500)));
+        if kill % 2 == 0 {
+            // At a mail that is being taken.
+            let before = server.mails().len();
+            wait_until("a mail", PATIENCE, || match server.mails().len() {
+                now if now > before => Ok(()),
+                _ => Err(format!("{before} mails")),
+            });
+            std::thread::sleep(Duration::from_millis(random.gen_range(0..300)));
+        } else {
+            std::thread::sleep(Duration::from_millis(random.gen_range(0..1500)));
+        }
         running.process.kill();
     }
+    // Taken, and the engine was gone before it could hear so.
+    let unheard = wait_until("no mail under way", PATIENCE, || {
+        let before = (server.mails().len(), server.events("answered"));
+        std::thread::sleep(Duration::from_millis(700));
+        let now = (server.mails().len(), server.events("answered"));
+        (before == now)
+            .then_some(now.0 - now.1)
+            .ok_or_else(|| format!("{before:?} {now:?}"))
+    });
+    server.mode("ok");
     let mut running = Engine::run_with(dir.path(), &args);
     wait_until("an empty outbox", Duration::from_mins(1), || match running
         .count("vigie_notices_waiting{channel=\"mail\"}")
@@ -155,8 +177,13 @@ fn kills_while_mails_go_out_double_one_each_at_most() {
         "{repeating} of {} mails repeat others",
         mails.len()
     );
+    assert!(
+        unheard >= 1 && repeating >= 1,
+        "no kill fell while a mail was under way: {unheard} unheard, {repeating} repeated"
+    );
     eprintln!(
-        "{kills} kills, {} incidents, {} mails, of which {repeating} repeat another",
+        "{kills} kills, {unheard} of them during a mail, {} incidents, {} mails, of which \
+         {repeating} repeat another",
         incidents.len(),
         mails.len()
     );
@@ -202,6 +229,102 @@ fn a_group_that_is_cut_off_is_one_mail_and_one_when_it_is_back() {
     assert!(text_of(&mails[1]["body"]).starts_with("It is over"));
     assert_eq!(engine.incidents().len(), 1);
     engine.process.stop();
+}
+
+/// Sensors of a group that fall silent one after the other are one thread of mails, and so is a value
+/// that swings about its line all the while.
+#[test]
+fn what_grows_and_what_flaps_are_a_thread_each() {
+    const SENSORS: u64 = 7;
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = MailServer::start(dir.path()) else {
+        return;
+    };
+    let config = "[groups.hall]\nsensors = [\"C*\"]\n\n[score]\nsilence_least = \"5s\"\n\n\
+                  [incidents]\ngather = \"1s\"\ntogether_within = \"1m\"\nclear_after = \"2s\"\n\n\
+                  [quantities.level]\nunit = \"cm\"\nmin = 0.0\nmax = 25.0\n";
+    let mut running = server.engine_with(dir.path(), PASSWORD, config);
+    let mut publisher = Publisher::connect(running.mqtt(), Version::V5);
+    let begun = Instant::now();
+    let mut seq = 0;
+    let mut flaps = 0;
+    let subjects = |end: &str| -> Vec<Value> {
+        let mails = server.mails().into_iter();
+        mails
+            .filter(|mail| text_of(&mail["subject"]).ends_with(end))
+            .collect()
+    };
+    // The first falls silent after twelve seconds, each of the others three seconds after the one
+    // before; a group that grows is told once a minute at most.
+    while subjects("silence").len() < 2 {
+        let elapsed_ms = begun.elapsed().as_millis();
+        assert!(elapsed_ms < 150_000, "{:?}", server.arrived());
+        let mut send = |sensor: &str, values: &str| {
+            let payload = format!(
+                r#"{{"id":"{sensor}","boot":"a","seq":{seq},"t":{},{values}}}"#,
+                now_ms()
+            );
+            publisher.publish(
+                &format!("sensors/{sensor}/reading"),
+                payload.as_bytes(),
+                false,
+            );
+        };
+        for sensor in 0..SENSORS {
+            if elapsed_ms < u128::from(12_000 + 3_000 * sensor) {
+                send(&format!("C{sensor:03}"), r#""temperature":20.5"#);
+            }
+        }
+        // Every three seconds over the line, or below it.
+        let high = (elapsed_ms / 3_000) % 2 == 1;
+        flaps += u64::from(high);
+        let level = if high { 25.1 } else { 24.9 };
+        send("F001", &format!(r#""level":{level}"#));
+        seq += 1;
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let thread = |mails: &[Value]| {
+        let root = header(&mails[0], "Message-ID");
+        assert_eq!(root.len(), 1);
+        assert!(header(&mails[0], "References").is_empty());
+        for mail in &mails[1..] {
+            assert_eq!(mail["subject"], mails[0]["subject"]);
+            assert_eq!(header(mail, "References"), root);
+            assert_eq!(header(mail, "In-Reply-To"), root);
+            assert_ne!(header(mail, "Message-ID"), root);
+        }
+    };
+    let mails = subjects("silence");
+    thread(&mails);
+    let heads = mails.iter().map(|mail| text_of(&mail["body"]));
+    let heads: Vec<String> = heads
+        .map(|body| body.lines().next().unwrap_or_default().to_owned())
+        .collect();
+    assert!(
+        heads[0].starts_with("Something is wrong: C000"),
+        "{heads:?}"
+    );
+    let grown = format!("More sensors are concerned: {SENSORS} sensors of hall are silent");
+    assert_eq!(heads[1], grown);
+    let flapped = subjects("level");
+    thread(&flapped);
+    assert!(
+        flaps >= 20 && flapped.len() <= 5,
+        "{flaps}: {}",
+        flapped.len()
+    );
+    let incidents = running.incidents();
+    let mut whose: Vec<String> = incidents
+        .iter()
+        .map(|incident| text_of(&incident["sensor"]))
+        .collect();
+    whose.sort();
+    assert_eq!(whose, ["C000", "F001"], "one incident of each");
+    eprintln!(
+        "{SENSORS} silent sensors: 2 mails; {flaps} readings over the line: {} mails",
+        flapped.len()
+    );
+    running.process.stop();
 }
 
 /// Everything that a person can do about an incident, by mail, by command and by the API.
@@ -290,6 +413,66 @@ fn people_answer_and_are_heard() {
     running.process.stop();
 }
 
+/// Texts that would like to be more than that, as TOML and JSON escape them.
+const HOSTILE: [&str; 10] = [
+    "x\\r\\nBcc: eve@example.org",
+    "x\\nSubject: gotcha",
+    "x\\r\\n\\r\\n<html>",
+    "</td><script>alert(1)</script>",
+    "<img src=https://example.org/x>",
+    "\\\"><b>",
+    "\\u202Egnp.exe",
+    "\\u2066x\\u2069",
+    "=?utf-8?q?=0d=0aBcc:_eve?=",
+    "\\u0000\\u0007\\u001b[31m",
+];
+
+/// As names of groups, patterns, addresses, links: the config is refused, and for just that. Gives how
+/// many were.
+fn refused_by_the_config(dir: &Path) -> usize {
+    type Template = fn(&str) -> String;
+    let mut refused = 0;
+    let templates: [(Template, &str, &str); 4] = [
+        (
+            |text| format!("[groups.\"{text}\"]\nsensors = [\"*\"]\n"),
+            "not a name that can stand in a mail",
+            "Hall 2",
+        ),
+        (
+            |text| format!("[groups.hall]\nsensors = [\"{text}\"]\n"),
+            "groups.hall.sensors",
+            "hall-*",
+        ),
+        (
+            |text| format!("[email]\nemail_to = \"{text}\"\n"),
+            "email.email_to",
+            "you@example.org",
+        ),
+        (
+            |text| format!("[http]\npublic_url = \"https://{text}\"\n"),
+            "http.public_url",
+            "vigie.example.org",
+        ),
+    ];
+    for (template, named, harmless) in templates {
+        let check = |text: &str| {
+            fs::write(dir.join("vigie.toml"), template(text)).unwrap();
+            engine(dir, &["check", "--config", "vigie.toml"])
+        };
+        check(harmless).expect(0, &[]);
+        for text in HOSTILE {
+            let checked = check(text).expect(2, &[named]);
+            let lines: Vec<&str> = checked.stderr.lines().collect();
+            assert!(
+                lines.len() <= 2 && !checked.stderr.contains(['\u{202e}', '\u{2066}', '\u{1b}']),
+                "{text} {lines:?}"
+            );
+            refused += 1;
+        }
+    }
+    refused
+}
+
 /// Whatever stands in names and units: a mail has the headers that it should have, and no other.
 #[test]
 fn nothing_can_be_put_into_a_mail_from_outside() {
@@ -297,33 +480,7 @@ fn nothing_can_be_put_into_a_mail_from_outside() {
     let Some(server) = MailServer::start(dir.path()) else {
         return;
     };
-    let hostile = [
-        "x\\r\\nBcc: eve@example.org",
-        "x\\nSubject: gotcha",
-        "x\\r\\n\\r\\n<html>",
-        "</td><script>alert(1)</script>",
-        "<img src=https://example.org/x>",
-        "\\\"><b>",
-        "\\u202Egnp.exe",
-        "\\u2066x\\u2069",
-        "=?utf-8?q?=0d=0aBcc:_eve?=",
-        "\\u0000\\u0007\\u001b[31m",
-    ];
-    // As names of groups, patterns, addresses, time zones, links: the config is refused.
-    let mut refused = 0;
-    for text in hostile {
-        for config in [
-            format!("[groups.\"{text}\"]\nsensors = [\"*\"]\n"),
-            format!("[groups.hall]\nsensors = [\"{text}\"]\n"),
-            format!("[email]\nemail_to = \"{text}\"\n"),
-            format!("[http]\npublic_url = \"https://{text}\"\n"),
-        ] {
-            fs::write(dir.path().join("vigie.toml"), &config).unwrap();
-            let checked = engine(dir.path(), &["check", "--config", "vigie.toml"]);
-            assert_eq!(checked.code, 2, "{config} {checked:?}");
-            refused += 1;
-        }
-    }
+    let refused = refused_by_the_config(dir.path());
     // As units they are text, whatever they hold.
     let expected = BTreeSet::from(
         [
@@ -339,14 +496,18 @@ fn nothing_can_be_put_into_a_mail_from_outside() {
         ]
         .map(str::to_owned),
     );
-    let units: Vec<String> = (0..hostile.len())
+    let units: Vec<String> = (0..HOSTILE.len())
         .map(|at| {
-            let unit = hostile[at];
+            let unit = HOSTILE[at];
             format!("[quantities.q{at}]\nunit = \"{unit}\"\nmin = 0.0\nmax = 1.0\n")
         })
         .collect();
-    let mut running = server.engine_with(dir.path(), PASSWORD, &units.concat());
-    for at in 0..hostile.len() {
+    // The eleventh mail need not wait either.
+    let config = server.config(PASSWORD, &units.concat()) + "daily_budget = 100000\n";
+    fs::write(dir.path().join("vigie.toml"), config).unwrap();
+    let args = ["--mqtt", "127.0.0.1:0", "--config", "vigie.toml"];
+    let mut running = Engine::run_with(dir.path(), &args);
+    for at in 0..HOSTILE.len() {
         let payload = format!(r#"{{"id":"H{at:02}","t":{},"q{at}":77}}"#, now_ms());
         let topic = format!("sensors/H{at:02}/reading");
         super::mqtt::Publisher::connect(running.mqtt(), super::mqtt::Version::V5).publish(
@@ -376,9 +537,29 @@ fn nothing_can_be_put_into_a_mail_from_outside() {
             assert!(markup.starts_with('<') || !text_of(&mail["body"]).contains(markup));
         }
     }
+    // As ids of sensors they are no readings: kept aside, and no mail.
+    let mut publisher = Publisher::connect(running.mqtt(), Version::V5);
+    let before = running.count("vigie_quarantined_total");
+    for text in HOSTILE {
+        // What is an escape in TOML is one in JSON.
+        let payload = format!(r#"{{"id":"{text}","t":{},"temperature":-127}}"#, now_ms());
+        publisher.publish("sensors/H00/reading", payload.as_bytes(), false);
+    }
+    wait_until("the quarantine", PATIENCE, || {
+        let now = running.count("vigie_quarantined_total") - before;
+        (now == HOSTILE.len() as u64)
+            .then_some(())
+            .ok_or_else(|| format!("{now} in quarantine"))
+    });
+    // Who comes after them is mailed, and they were not.
+    alarm(&running, "H99");
+    let mails = server.wait_mails(HOSTILE.len() + 1, PATIENCE);
+    let subject = text_of(&mails[HOSTILE.len()]["subject"]);
+    assert_eq!(subject, "[Vigie] H99: temperature");
+    assert_eq!(running.sensors().len(), HOSTILE.len() + 1);
     eprintln!(
-        "{refused} refused by the config, {} harmless in mails",
-        hostile.len()
+        "{refused} refused by the config, {0} harmless in mails, {0} as ids in quarantine",
+        HOSTILE.len()
     );
     running.process.stop();
 }

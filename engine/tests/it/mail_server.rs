@@ -116,15 +116,16 @@ impl MailServer {
         self.lines("mails")
     }
 
-    /// Subjects of what it took, sorted.
-    pub(crate) fn subjects(&self) -> Vec<String> {
-        let mut subjects: Vec<String> = self
-            .mails()
-            .iter()
-            .map(|mail| text_of(&mail["subject"]))
-            .collect();
-        subjects.sort();
-        subjects
+    /// Subjects of what it took, in the order in which it came.
+    pub(crate) fn arrived(&self) -> Vec<String> {
+        let mails = self.mails();
+        mails.iter().map(|mail| text_of(&mail["subject"])).collect()
+    }
+
+    /// How often this happened.
+    pub(crate) fn events(&self, what: &str) -> usize {
+        let events = self.lines("events");
+        events.iter().filter(|event| event["event"] == what).count()
     }
 
     pub(crate) fn wait_mails(&self, count: usize, within: Duration) -> Vec<Value> {

@@ -3,9 +3,10 @@
     smtp_server.py DIR [--port N] [--cert FILE --key FILE] [--tls] --user NAME --password TEXT
 
 What it does with a mail is in DIR/mode, read anew for each: "ok"; "451" or "550" (so answered after
-the text); "sender" (550 to MAIL FROM); "550 WORD" (only if the subject holds WORD, else "ok");
-"stall" (no answer after the text); "slow" (takes it after two seconds); "close" (hangs up after the
-text). What it takes goes into DIR/mails (pictures into DIR/N.png), what else happens into
+the text); "quota" (550 5.4.5 after the text, as Gmail has it); "sender" (550 to MAIL FROM); "550 WORD"
+(only if the subject holds WORD, else "ok"); "stall" (no answer after the text); "slow" (takes it after
+two seconds); "late" (takes it, and says so after half a second: "answered" among the events); "close"
+(hangs up after the text). What it takes goes into DIR/mails (pictures into DIR/N.png), what else happens into
 DIR/events, an object of JSON per line.
 """
 
@@ -63,7 +64,11 @@ class Handler:
         if mode == "slow":
             await asyncio.sleep(2)
             mode = "ok"
-        if mode != "ok":
+        if mode == "quota":
+            write("events", {"event": mode, "subject": subject})
+            return "550 5.4.5 Daily user sending limit exceeded"
+        late = mode == "late"
+        if mode not in ("ok", "late"):
             write("events", {"event": mode, "subject": subject})
             return mode + " not now" if mode.startswith("4") else mode + " never"
         mail = {
@@ -82,6 +87,10 @@ class Handler:
             if inner.get_content_type() == "image/png":
                 (args.dir / f"{at}.png").write_bytes(inner.get_content())
         write("mails", mail)
+        if late:
+            # Whoever hangs up meanwhile has this cancelled.
+            await asyncio.sleep(0.5)
+            write("events", {"event": "answered", "subject": subject})
         return "250 taken"
 
 

@@ -348,9 +348,19 @@ impl Server {
             }
             500..=599 if quota => (
                 Why::Quota,
-                format!("{answer}; as many mails as it allows in a day were sent"),
+                format!(
+                    "{answer}; as many mails as it allows in a day were sent, also by others with \
+                     this account: mails wait and are tried once an hour; if this comes again, set \
+                     email.daily_budget lower"
+                ),
             ),
-            500..=599 if about == About::This => (Why::Undeliverable, answer),
+            500..=599 if about == About::This => (
+                Why::Undeliverable,
+                format!(
+                    "{answer}; it will never take this mail: check the addresses in email.email_to, \
+                     or ask those who run the server"
+                ),
+            ),
             500..=599 => (
                 Why::Credentials,
                 format!(
@@ -466,6 +476,14 @@ mod tests {
             assert!(undelivered.what.contains(words), "{}", undelivered.what);
             let advice = undelivered.what.contains("apppasswords");
             assert_eq!(advice, why == Why::Credentials, "{}", undelivered.what);
+            let fix = match why {
+                // Nobody has to do anything.
+                Why::Unavailable => words,
+                Why::Credentials => "switch 2-step verification on, then make one",
+                Why::Quota => "set email.daily_budget lower",
+                Why::Undeliverable => "check the addresses in email.email_to",
+            };
+            assert!(undelivered.what.contains(fix), "{}", undelivered.what);
         }
         let blocked = gmail.refused(554, "554 5.7.1 blocked", About::All);
         assert_eq!(
