@@ -24,7 +24,7 @@ debian_toolchain() {
     command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return 1
     host=$(rustc -vV | sed -n 's/^host: //p')
     linker=$(rustc --print sysroot)/lib/rustlib/$host/bin/rust-lld
-    if [[ ! -x $made/bin/rustc ]]; then
+    if [[ ! -x $made/bin/rustc || ! -x $made/bin/cargo-clippy ]]; then
         version=$(apt-cache policy rustc-web | sed -n 's/^ *Candidate: *\([0-9]*\.[0-9]*\)\..*/\1/p')
         # esp-hal 1.2 asks for Rust 1.95.
         if [[ -z $version || $(printf '%s\n' 1.95 "$version" | sort -V | head -n 1) != 1.95 ]]; then
@@ -36,7 +36,7 @@ debian_toolchain() {
         mkdir -p "$made/bin" "$made/lib" "$unpacked"
         (
             cd "$unpacked"
-            apt-get download rustc-web rust-web-src libstd-rust-web-dev "libstd-rust-web-$version" "$llvm"
+            apt-get download rustc-web rust-web-clippy rust-web-src libstd-rust-web-dev "libstd-rust-web-$version" "$llvm"
             for package in *.deb; do dpkg-deb -x "$package" . && rm "$package"; done
         ) || return 1
         cp -a "$unpacked"/usr/lib/*/lib*.so* "$unpacked/usr/lib/rustlib" "$made/lib/"
@@ -44,7 +44,7 @@ debian_toolchain() {
         mkdir -p "$made/lib/rustlib/$host/bin"
         ln -sfn "$linker" "$made/lib/rustlib/$host/bin/rust-lld"
         # Last: that it is here says that all is.
-        cp -a "$unpacked/usr/bin/rustc" "$made/bin/"
+        cp -a "$unpacked/usr/bin/"{clippy-driver,cargo-clippy,rustc} "$made/bin/"
     fi
     export RUSTUP_TOOLCHAIN=$made RUSTC_BOOTSTRAP=1 CARGO_UNSTABLE_BUILD_STD=core,alloc
     rustc --version

@@ -24,6 +24,10 @@ use crate::SensorId;
 /// The most bytes of a partition, header and all: what the partition table has for it.
 pub const MAX_BYTES: usize = 16 * 1024;
 
+/// The most sensors of one node. With a battery, which goes by the node's own id, there are as many
+/// ids and one more.
+pub const MAX_SENSORS: usize = 8;
+
 #[cfg(feature = "file")]
 pub mod file;
 
@@ -52,7 +56,7 @@ pub struct Config {
     /// Time servers, tried in this order.
     #[serde(default)]
     pub ntp: Vec<String>,
-    /// The sensors. Those with the same id make one reading.
+    /// The sensors, [`MAX_SENSORS`] at most. Those with the same id make one reading.
     pub sensors: Vec<Sensor>,
     /// How the battery's voltage is measured.
     #[serde(default)]
@@ -164,6 +168,8 @@ pub enum Error {
     Body,
     /// What would be written is longer than [`MAX_BYTES`].
     TooLong(usize),
+    /// So many sensors are more than [`MAX_SENSORS`].
+    Sensors(usize),
 }
 
 impl Config {
@@ -171,8 +177,9 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// When they would be more than [`MAX_BYTES`].
+    /// When they would be more than [`MAX_BYTES`], or the sensors more than [`MAX_SENSORS`].
     pub fn encode(&self) -> Result<Vec<u8>, Error> {
+        self.check_sensors()?;
         let body = serde_json::to_vec(self).map_err(|_| Error::Body)?;
         let total = HEADER + body.len();
         let length = u32::try_from(body.len()).map_err(|_| Error::TooLong(total))?;
@@ -193,7 +200,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// When there is none, or when it is damaged.
+    /// When there is none, when it is damaged, or when it has more than [`MAX_SENSORS`].
     pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
         let (header, rest) = bytes.split_first_chunk::<HEADER>().ok_or(Error::NoConfig)?;
         let [m0, m1, m2, m3, v0, v1, _, _, l0, l1, l2, l3, c0, c1, c2, c3] = *header;
@@ -212,7 +219,16 @@ impl Config {
         if crc32(body) != u32::from_le_bytes([c0, c1, c2, c3]) {
             return Err(Error::Checksum);
         }
-        serde_json::from_slice(body).map_err(|_| Error::Body)
+        let config: Self = serde_json::from_slice(body).map_err(|_| Error::Body)?;
+        config.check_sensors()?;
+        Ok(config)
+    }
+
+    fn check_sensors(&self) -> Result<(), Error> {
+        match self.sensors.len() {
+            0..=MAX_SENSORS => Ok(()),
+            more => Err(Error::Sensors(more)),
+        }
     }
 
     /// The id under which a sensor's values go out.
@@ -272,6 +288,12 @@ impl fmt::Display for Error {
                 write!(
                     f,
                     "the config has {len} bytes, the partition has {MAX_BYTES}"
+                )
+            }
+            Self::Sensors(count) => {
+                write!(
+                    f,
+                    "the config has {count} sensors, a node has {MAX_SENSORS} at most"
                 )
             }
         }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub struct Start {
     /// Key `fw`: the version of the firmware, up to [`Start::WORD`] bytes.
     pub firmware: Option<String>,
-    /// Key `reset`: why the device started (`power_on`, `watchdog`, …), up to [`Start::WORD`] bytes.
+    /// Key `reset`: why the device started (`power-on`, `watchdog`, …), up to [`Start::WORD`] bytes.
     pub reset: Option<String>,
     /// Key `crash`: what a panic said before the start, up to [`Start::SENTENCE`] bytes.
     pub crash: Option<String>,

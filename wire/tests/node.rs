@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 use vigie_wire::SensorId;
-use vigie_wire::node::{Battery, Broker, Config, Error, Kind, Sensor, Sleep, Wifi};
+use vigie_wire::node::{
+    Battery, Broker, Config, Error, Kind, MAX_SENSORS, Sensor, Sleep, Wifi, crc32,
+};
 
 fn vector() -> (Vec<u8>, Config) {
     let file: Value = serde_json::from_str(include_str!("../vectors/node.json")).expect("JSON");
@@ -82,6 +84,26 @@ fn what_is_no_config_or_damaged_is_refused_for_the_right_reason() {
     for end in 0..bytes.len() {
         assert!(Config::decode(&bytes[..end]).is_err(), "{end}");
     }
+}
+
+#[test]
+fn no_partition_has_more_sensors_than_a_node() {
+    let (_, mut config) = vector();
+    config.sensors = vec![config.sensors[0].clone(); MAX_SENSORS];
+    assert_eq!(
+        Config::decode(&config.encode().unwrap()),
+        Ok(config.clone())
+    );
+    config.sensors.push(config.sensors[0].clone());
+    let refused = Error::Sensors(MAX_SENSORS + 1);
+    assert_eq!(config.encode(), Err(refused));
+    // As other code than this may have written it.
+    let body = serde_json::to_vec(&config).unwrap();
+    let mut bytes = b"VIGN\x01\0\0\0".to_vec();
+    bytes.extend(u32::try_from(body.len()).unwrap().to_le_bytes());
+    bytes.extend(crc32(&body).to_le_bytes());
+    bytes.extend(body);
+    assert_eq!(Config::decode(&bytes), Err(refused));
 }
 
 #[test]

@@ -131,6 +131,22 @@ impl Mosquitto {
         assert!(sent.unwrap().success(), "kill -{signal}");
     }
 
+    /// The text that it keeps on this topic, or what there is instead.
+    pub(crate) fn retained(&self, topic: &str) -> String {
+        let heard = Command::new("mosquitto_sub")
+            .args(["-h", "127.0.0.1", "-p", &self.plain.port().to_string()])
+            .args(["-u", ENGINE.0, "-P", ENGINE.1, "-t", topic])
+            .args(["--retained-only", "-C", "1", "-W", "1", "-F", "%p"])
+            .output()
+            .unwrap();
+        let text = if heard.status.success() {
+            heard.stdout
+        } else {
+            heard.stderr
+        };
+        String::from_utf8_lossy(&text).trim_end().to_owned()
+    }
+
     fn log(&self) -> String {
         let read = |name: &str| fs::read_to_string(self.dir.join(name)).unwrap_or_default();
         read("log") + &read("output")

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -17,10 +17,12 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::certificates::{Authority, Identity, Valid};
+use super::foreign::is_there;
 use super::harness::{
-    Engine, PATIENCE, Process, engine, number_after, package_file, setting, stored, wait_until,
+    Engine, PATIENCE, Process, engine, now_ms, number_after, package_file, setting, stored,
+    text_of, wait_until,
 };
-use super::mosquitto::{Mosquitto, NODE};
+use super::mosquitto::{Mosquitto, NODE, Way};
 
 /// The built node. `None`: it is not there; in CI it has to be.
 fn program() -> Option<PathBuf> {
@@ -316,7 +318,7 @@ fn whole(engine: &Engine) -> BTreeMap<String, u64> {
     for sensor in engine.sensors() {
         let mut last: BTreeMap<String, u64> = BTreeMap::new();
         for reading in engine.readings(&sensor) {
-            let boot = super::harness::text_of(&reading["boot"]);
+            let boot = text_of(&reading["boot"]);
             let seq = reading["seq"].as_u64().unwrap();
             let before = last.insert(boot, seq);
             assert!(
@@ -397,57 +399,259 @@ fn every_reading_arrives_once_and_in_order_through_cuts_kills_and_freezes() {
         );
         assert!(number_after(&said, "connects ") > NODES as u64);
     }
+    assert_eq!(engine.ledger("late"), 0);
     let sums = whole(&engine);
     assert_eq!(sums.len(), 2 * NODES);
     assert!(sums.values().all(|count| *count == TAKEN), "{sums:?}");
     engine.process.stop();
 }
 
+/// How many readings of each life of each node there are, the lives in the order of their times.
+fn lives(engine: &Engine) -> BTreeMap<String, Vec<u64>> {
+    let of = |sensor: &String| {
+        let mut boots: Vec<(String, u64)> = Vec::new();
+        for reading in engine.readings(sensor) {
+            let boot = text_of(&reading["boot"]);
+            match boots.iter_mut().find(|(known, _)| *known == boot) {
+                Some((_, count)) => *count += 1,
+                None => boots.push((boot, 1)),
+            }
+        }
+        boots.into_iter().map(|(_, count)| count).collect()
+    };
+    let sensors = engine.sensors();
+    sensors
+        .into_iter()
+        .map(|sensor| (sensor.clone(), of(&sensor)))
+        .collect()
+}
+
 #[test]
 fn a_node_that_is_killed_loses_nothing_that_it_kept() {
+    const NODES: usize = 8;
+    const INTERVAL_MS: u64 = 100;
+    // A busy machine may keep a node from reading for so long.
+    const SLACK_MS: u64 = 700;
+    const LAST: u64 = 20;
     let dir = tempfile::tempdir().unwrap();
     let Some(program) = program() else {
         return;
     };
     let mut engine = Engine::run(dir.path());
     let link = Link::to(engine.mqtt());
-    let mut file = NodeFile::plain(link.addr.port());
-    file.interval = "100ms";
+    let file = NodeFile::plain(link.addr.port());
     let config = file.write(dir.path(), "C001");
+    let load = format!("--flash flash --nodes {NODES}");
     let mut chance = StdRng::seed_from_u64(9);
+    let mut expected = Vec::new();
     for kill in 0..setting("VIGIE_NODE_KILLS", 5) {
         // Every other life is without a broker: what it takes waits in flash.
         link.mode(if kill % 2 == 0 { REFUSED } else { PASS });
-        let mut node = start(&program, dir.path(), &config, "--flash flash --nodes 8");
-        std::thread::sleep(Duration::from_millis(chance.gen_range(800..2_500)));
+        let mut node = start(&program, dir.path(), &config, &load);
+        // A node takes its first reading before it says anything.
+        wait_until("a word of each node", PATIENCE, || {
+            let said = node.stderr();
+            let spoke = |nth: usize| {
+                let name = format!("C001-{nth:04}: ");
+                said.iter().any(|line| line.starts_with(&name))
+            };
+            if (0..NODES).all(spoke) {
+                Ok(())
+            } else {
+                Err(said.join("\n"))
+            }
+        });
+        let lived_ms = chance.gen_range(800..2_500);
+        std::thread::sleep(Duration::from_millis(lived_ms));
+        assert_eq!(node.ended(), None, "{:?}", node.stderr());
         node.kill();
         link.cut();
+        expected.push(1 + lived_ms.saturating_sub(SLACK_MS) / INTERVAL_MS);
     }
     link.mode(PASS);
-    let more = "--flash flash --nodes 8 --take 20";
-    let mut node = start(&program, dir.path(), &config, more);
-    let mut seen = 0;
-    wait_until("the last readings of the last boots", PATIENCE, || {
-        let times = stored(&engine);
-        let mut boots: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
-        for ((sensor, boot, seq), _) in times {
-            let last = boots.entry(sensor).or_default().entry(boot).or_default();
-            *last = (*last).max(seq);
-        }
-        seen = boots.len();
-        let done = boots.len() == 8
-            && boots
-                .values()
-                .all(|boots| boots.values().any(|last| *last == 19));
-        if done || node.ended().is_some() {
-            Ok(())
+    let more = format!("{load} --take {LAST}");
+    let mut node = start(&program, dir.path(), &config, &more);
+    let found = wait_until("the last life of each node", PATIENCE, || {
+        assert_eq!(node.ended(), None, "{:?}", node.stderr());
+        let found = lives(&engine);
+        let is_all =
+            |counts: &Vec<u64>| counts.len() == expected.len() + 1 && counts.last() == Some(&LAST);
+        if found.len() == NODES && found.values().all(is_all) {
+            Ok(found)
         } else {
-            Err(format!("{boots:?}"))
+            Err(format!("{found:?}, wanted of each {expected:?} and {LAST}"))
         }
     });
-    drop(node);
-    let sums = whole(&engine);
-    assert_eq!(sums.len(), 8, "{seen} seen");
+    node.stop();
+    for (sensor, counts) in &found {
+        for (life, (count, least)) in counts.iter().zip(&expected).enumerate() {
+            assert!(
+                count >= least,
+                "{sensor}, life {life}: {count} of {least} readings: {found:?}"
+            );
+        }
+    }
+    assert_eq!(whole(&engine).len(), NODES);
+    engine.process.stop();
+}
+
+/// A time server that is an hour behind, from now on.
+fn late_time_server(addr: SocketAddr) {
+    const UNIX_EPOCH_SINCE_1900: i64 = 2_208_988_800;
+    let socket = UdpSocket::bind(addr).unwrap();
+    std::thread::spawn(move || {
+        let mut request = [0; 48];
+        while let Ok((_, from)) = socket.recv_from(&mut request) {
+            let now_ms = now_ms() - HOUR_MS;
+            let seconds = u32::try_from(now_ms / 1000 + UNIX_EPOCH_SINCE_1900).unwrap();
+            let fraction = u32::try_from(((now_ms % 1000) << 32) / 1000).unwrap();
+            let mut reply = [0; 48];
+            // Version 4, server; stratum 1.
+            reply[..2].copy_from_slice(&[0x24, 1]);
+            reply[24..32].copy_from_slice(&request[40..48]);
+            reply[40..44].copy_from_slice(&seconds.to_be_bytes());
+            reply[44..].copy_from_slice(&fraction.to_be_bytes());
+            let _gone_already = socket.send_to(&reply, from);
+        }
+    });
+}
+
+const HOUR_MS: i64 = 3_600_000;
+
+#[test]
+fn readings_from_before_a_time_server_was_there_get_their_time() {
+    const TAKEN: usize = 30;
+    let dir = tempfile::tempdir().unwrap();
+    let Some(program) = program() else {
+        return;
+    };
+    let mut engine = Engine::run(dir.path());
+    let link = Link::to(engine.mqtt());
+    link.mode(REFUSED);
+    let time = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let addr = time.local_addr().unwrap();
+    drop(time);
+    let mut file = NodeFile::plain(link.addr.port());
+    file.more = format!("ntp = [\"{addr}\"]");
+    let config = file.write(dir.path(), "C001");
+    let load = "--sntp --flash flash";
+    let begun_ms = now_ms();
+    // A life that never knew the time, and the next, which learns it.
+    let mut node = start(&program, dir.path(), &config, load);
+    std::thread::sleep(Duration::from_millis(1_500));
+    node.kill();
+    let mut node = start(
+        &program,
+        dir.path(),
+        &config,
+        &format!("{load} --take {TAKEN}"),
+    );
+    std::thread::sleep(Duration::from_millis(1_500));
+    late_time_server(addr);
+    let served_ms = now_ms();
+    // Who asked just before must not get through without an answer.
+    std::thread::sleep(Duration::from_millis(500));
+    link.mode(PASS);
+    wait_until("the last reading", PATIENCE, || {
+        assert_eq!(node.ended(), None, "{:?}", node.stderr());
+        let counts = lives(&engine);
+        match counts.get("C001").map(Vec::as_slice) {
+            Some([_, last]) if *last == TAKEN as u64 => Ok(()),
+            _ => Err(format!("{counts:?} {:?}", node.stderr())),
+        }
+    });
+    let ended_ms = now_ms();
+    node.stop();
+    let readings = engine.readings("C001");
+    let time = |reading: &serde_json::Value| reading["t"].as_i64().unwrap() + HOUR_MS;
+    let (earlier, later) = readings.split_at(readings.len() - TAKEN);
+    assert!(earlier.len() > 3, "{}", earlier.len());
+    // By their own clocks, not by when they came, which was after the server was there.
+    assert!(time(&later[0]) < served_ms, "{readings:?}");
+    // Asking takes its time.
+    let begun_ms = begun_ms - 1_000;
+    assert!(
+        readings
+            .iter()
+            .all(|one| (begun_ms..ended_ms).contains(&time(one)))
+    );
+    for pair in readings.windows(2) {
+        assert!(time(&pair[0]) < time(&pair[1]), "{pair:?}");
+    }
+    assert_eq!(engine.ledger("late"), 0);
+    assert_eq!(whole(&engine).len(), 1);
+    engine.process.stop();
+}
+
+// ---- What is said of it ----
+
+#[test]
+fn a_broker_and_the_engine_know_how_a_node_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (Some(program), Some(way)) = (program(), Way::mosquitto(dir.path())) else {
+        return;
+    };
+    if !is_there("mosquitto_sub") {
+        return;
+    }
+    let mut engine = way.run(dir.path());
+    let Way::Mosquitto(mosquitto) = &way else {
+        unreachable!("asked for");
+    };
+    let mut file = NodeFile::tls("localhost", mosquitto.tls.port(), &mosquitto.authority.file);
+    file.broker += &format!("user = \"{}\"\npassword = \"{}\"\n", NODE.0, NODE.1);
+    let config = file.write(dir.path(), "C001");
+    let mut node = start(&program, dir.path(), &config, "");
+    let is_said = |status: &str| {
+        wait_until(status, PATIENCE, || {
+            let retained = mosquitto.retained("sensors/C001/status");
+            if retained == status {
+                Ok(())
+            } else {
+                Err(retained)
+            }
+        });
+    };
+    is_said("online");
+    engine.wait_stored(1);
+    node.kill();
+    // Its last will.
+    is_said("offline");
+    let device = &engine.json("/api/v1/sensors")["sensors"][0]["device"];
+    assert_eq!(device["reset"], "power-on", "{device}");
+    let firmware = text_of(&device["firmware"]);
+    assert!(firmware.starts_with("host-"), "{device}");
+    // The next one says the same again.
+    let mut node = start(&program, dir.path(), &config, "");
+    is_said("online");
+    node.stop();
+    engine.process.stop();
+}
+
+#[test]
+fn a_node_that_sleeps_says_when_it_comes_back_and_goes_on_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(program) = program() else {
+        return;
+    };
+    let mut engine = Engine::run(dir.path());
+    let mut file = NodeFile::plain(engine.mqtt().port());
+    file.interval = "10s";
+    file.more = "sleep = \"deep\"".to_owned();
+    let config = file.write(dir.path(), "C001");
+    let node = start(&program, dir.path(), &config, "--count 2");
+    let node = finish(node, PATIENCE);
+    assert!(
+        node.stderr()
+            .concat()
+            .contains("acknowledged 2 of 2 readings")
+    );
+    engine.wait_stored(2);
+    let sensor = &engine.json("/api/v1/sensors")["sensors"][0];
+    assert_eq!(sensor["expected_interval_s"], 10.0, "{sensor}");
+    // One boot, although it slept in between.
+    assert_eq!(lives(&engine)["C001"], [2]);
+    assert_eq!(whole(&engine)["C001"], 2);
     engine.process.stop();
 }
 

@@ -16,8 +16,9 @@ pub trait Board {
     /// Shows one line of text, without its end. It never holds a secret.
     fn print(&self, line: &str);
 
-    /// Tells the watchdog that the node lives. Called at least every
-    /// [`FEED_EVERY_MS`] while [`Node::run`](crate::Node::run) lives.
+    /// Tells the watchdog that the node lives. Called every [`FEED_EVERY_MS`] while
+    /// [`Node::run`](crate::Node::run) lives and both sampling and uplink move: each announces when it
+    /// will, and a minute later at most it has.
     fn feed(&self) {}
 
     /// The broker has acknowledged one more reading: a board may blink.

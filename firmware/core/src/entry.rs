@@ -4,16 +4,14 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use vigie_wire::{BootId, HUMIDITY, Quantities, QuantityId, Reading, SensorId, TEMPERATURE};
+use vigie_wire::{
+    BootId, HUMIDITY, Quantities, QuantityId, Reading, SensorId, Start as Told, TEMPERATURE,
+};
 
 use crate::{Quantity, Start, Values};
 
 /// The most bytes of an entry: ids and texts at their longest.
 pub(crate) const MAX_BYTES: usize = 640;
-
-/// The most bytes of a text in [`Start`], as the wire format has them.
-const MAX_VERSION: usize = 32;
-const MAX_CRASH: usize = 256;
 
 const FORMAT: u8 = 1;
 const UTC: u8 = 1;
@@ -78,10 +76,10 @@ impl Entry {
             out.extend_from_slice(&value.to_le_bytes());
         }
         if let Some(start) = &self.start {
-            text(cut(&start.firmware, MAX_VERSION), &mut out);
-            text(cut(&start.reset, MAX_VERSION), &mut out);
+            text(Told::cut(&start.firmware, Told::WORD), &mut out);
+            text(Told::cut(&start.reset, Told::WORD), &mut out);
             if let Some(crash) = &start.crash {
-                text(cut(crash, MAX_CRASH), &mut out);
+                text(Told::cut(crash, Told::SENTENCE), &mut out);
             }
         }
         out
@@ -152,7 +150,7 @@ impl Entry {
             next_s: self.next_s,
             start: self.start.as_deref().map(|start| {
                 let some = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
-                Box::new(vigie_wire::Start {
+                Box::new(Told {
                     firmware: some(&start.firmware),
                     reset: some(&start.reset),
                     crash: start.crash.clone(),
@@ -187,14 +185,6 @@ impl Names {
     fn id(&self, quantity: Quantity) -> Option<QuantityId> {
         self.ids.get(quantity as usize).copied().flatten()
     }
-}
-
-/// The beginning of a text that has at most so many bytes.
-fn cut(text: &str, most: usize) -> &str {
-    let end = (0..=most.min(text.len()))
-        .rev()
-        .find(|&end| text.is_char_boundary(end));
-    end.and_then(|end| text.get(..end)).unwrap_or_default()
 }
 
 fn text(text: &str, out: &mut Vec<u8>) {

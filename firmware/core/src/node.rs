@@ -6,11 +6,11 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::fmt;
 
-use embassy_futures::select::{Either4, select4};
+use embassy_futures::select::{Either3, select3};
 use embassy_sync::mutex::Mutex;
 use embassy_sync::signal::Signal;
 use embedded_storage_async::nor_flash::MultiwriteNorFlash;
-use vigie_wire::node::{Config, Kind, Sleep};
+use vigie_wire::node::{Config, Kind, MAX_SENSORS, Sleep};
 
 use crate::clock::Clock;
 use crate::entry::Names;
@@ -18,14 +18,14 @@ use crate::facts::Facts;
 use crate::queue::Queue;
 use crate::sampling::{Sampled, Sampling};
 use crate::session::within;
-use crate::shared::{Counters, Counts, Shared};
+use crate::shared::{Counters, Counts, Due, Shared};
 use crate::{AnySensor, Board, Keys, Network, console, settings, uplink};
 
 /// How long a node that sleeps tries to get rid of its readings before it sleeps again.
 const AWAKE_MS: u64 = 60_000;
 
-/// The most sensor ids of one node.
-pub const MAX_IDS: usize = 8;
+/// The most sensor ids of one node: each sensor may have its own, and the battery has the node's.
+pub const MAX_IDS: usize = MAX_SENSORS + 1;
 
 /// What a node is made of.
 #[expect(missing_debug_implementations, reason = "holds drivers and secrets")]
@@ -36,7 +36,7 @@ pub struct Parts<B, N, K, F, S> {
     pub network: N,
     /// The console.
     pub keys: K,
-    /// Where readings wait: all of it is used. At least 4 pages; 256 KiB is usual.
+    /// Where readings wait: all of it is used. At least 4 pages; a board has 416 KiB.
     pub queue_flash: F,
     /// Where a few facts outlive a boot (time floor, changed settings): at least 2 pages.
     pub facts_flash: S,
@@ -208,6 +208,7 @@ impl<B: Board, N: Network, K: Keys, F: MultiwriteNorFlash, S: MultiwriteNorFlash
             clock: Cell::new(clock),
             counters: Counters::default(),
             link: RefCell::new("not connected yet".into()),
+            due: Due::default(),
             fresh: Signal::new(),
             boot,
             names: Names::new(),
@@ -240,6 +241,7 @@ impl<B: Board, N: Network, K: Keys, F: MultiwriteNorFlash, S: MultiwriteNorFlash
                 }
                 Sleep::Deep => {
                     sampling.once(shared).await;
+                    shared.due.sampling_is_over();
                     let attempt = uplink::once(shared, network, true);
                     let ended = within(&shared.board, AWAKE_MS, attempt).await;
                     if let Some(Err(why)) = ended {
@@ -248,18 +250,12 @@ impl<B: Board, N: Network, K: Keys, F: MultiwriteNorFlash, S: MultiwriteNorFlash
                 }
             }
         };
-        let ended = select4(
-            work,
-            console::run(shared, keys),
-            heartbeat(&shared.board),
-            core::future::pending::<()>(),
-        )
-        .await;
+        let ended = select3(work, console::run(shared, keys), heartbeat(shared)).await;
         // What the flash is doing is done first.
         let _queue = shared.queue.lock().await;
         let _facts = shared.facts.lock().await;
         match ended {
-            Either4::First(()) => {
+            Either3::First(()) => {
                 let now_ms = shared.board.uptime_ms();
                 let interval_ms = u64::from(shared.config.interval_ms.max(1));
                 let for_ms = interval_ms - now_ms % interval_ms;
@@ -278,7 +274,7 @@ impl<B: Board, N: Network, K: Keys, F: MultiwriteNorFlash, S: MultiwriteNorFlash
                 };
                 Ended::Sleep { for_ms, retained }
             }
-            Either4::Second(()) | Either4::Third(()) | Either4::Fourth(()) => Ended::Reboot,
+            Either3::Second(()) | Either3::Third(()) => Ended::Reboot,
         }
     }
 
@@ -288,12 +284,18 @@ impl<B: Board, N: Network, K: Keys, F: MultiwriteNorFlash, S: MultiwriteNorFlash
     }
 }
 
-/// Feeds the watchdog for ever: the executor lives, and everything that waits has a time-out.
-async fn heartbeat(board: &impl Board) {
+/// Feeds the watchdog for ever, if sampling and uplink move when they said they would: the executor
+/// alone may live on while one of them waits for something that never comes.
+async fn heartbeat<B: Board, F: MultiwriteNorFlash, S: MultiwriteNorFlash>(
+    shared: &Shared<B, F, S>,
+) {
     loop {
-        board.feed();
-        let next_ms = board.uptime_ms().saturating_add(crate::FEED_EVERY_MS);
-        board.sleep_until(next_ms).await;
+        let now_ms = shared.board.uptime_ms();
+        if shared.due.is_kept(now_ms) {
+            shared.board.feed();
+        }
+        let next_ms = now_ms.saturating_add(crate::FEED_EVERY_MS);
+        shared.board.sleep_until(next_ms).await;
     }
 }
 
@@ -315,3 +317,6 @@ const fn kind_name(kind: Kind) -> &'static str {
         Kind::Recorded => "recorded",
     }
 }
+
+#[cfg(test)]
+mod tests;

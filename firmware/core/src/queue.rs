@@ -8,9 +8,9 @@
 //! key-value store in a log-structured merge tree, which rewrites entries when it compacts and
 //! offers an order only by key; a queue needs neither.
 //!
-//! Wear: an entry of two quantities takes 64 bytes, 63 go on a page of 4 KiB. With 64 pages
-//! (256 KiB) and a reading every 10 s, a page is erased every 11 h; at 100,000 erasures that flash
-//! chips are sold for, that is more than 100 years ([`page_life_years`] computes it). Writing each
+//! Wear: an entry of two quantities takes 64 bytes, 63 go on a page of 4 KiB. With 104 pages
+//! (416 KiB) and a reading every 10 s, a page is erased every 18 h; at 100,000 erasures that flash
+//! chips are sold for, that is more than 200 years ([`page_life_years`] computes it). Writing each
 //! reading through is therefore affordable, and there is no second place where it could be lost.
 //!
 //! If the flash itself fails, readings wait in RAM only, up to [`SPARE`], and are counted.
@@ -345,6 +345,8 @@ pub fn page_life_years<F: NorFlash>(
 
 #[cfg(test)]
 mod tests {
+    use alloc::format;
+    use alloc::string::ToString as _;
     use alloc::vec::Vec;
     use std::collections::VecDeque;
 
@@ -406,13 +408,31 @@ mod tests {
 
     #[test]
     fn the_capacity_is_what_the_documentation_says() {
-        const BYTES: usize = 64 * crate::emulated::PAGE;
+        // As in firmware/partitions.csv and README.md.
+        const PAGES: usize = 104;
+        const BYTES: usize = PAGES * crate::emulated::PAGE;
+        assert_eq!(BYTES, 416 * 1024);
         assert_eq!(entry_bytes(2), 64);
-        assert_eq!(capacity_readings::<EmulatedFlash>(BYTES, 2), 3_969);
-        let hours = capacity_hours::<EmulatedFlash>(BYTES, 2, 10_000);
-        assert!((11.0..11.1).contains(&hours), "{hours}");
-        let years = page_life_years::<EmulatedFlash>(BYTES, 2, 10_000, 100_000);
-        assert!((120.0..130.0).contains(&years), "{years}");
+        assert_eq!(capacity_readings::<EmulatedFlash>(BYTES, 2), 6_489);
+        for (interval_ms, hours, years) in [
+            (10_000, 18, 208),
+            (60_000, 108, 1_246),
+            (600_000, 1_082, 12_457),
+        ] {
+            let rounded = |exact: f64| format!("{exact:.0}");
+            let capacity = capacity_hours::<EmulatedFlash>(BYTES, 2, interval_ms);
+            assert_eq!(rounded(capacity), hours.to_string());
+            let life = page_life_years::<EmulatedFlash>(BYTES, 2, interval_ms, 100_000);
+            assert_eq!(rounded(life), years.to_string());
+        }
+        // And it is so: of twice as many, at least that many are kept.
+        let mut flash = EmulatedFlash::erased(PAGES);
+        let mut queue = open(&mut flash);
+        for seq in 0..2 * 6_489 {
+            block_on(queue.push(sample(seq)));
+        }
+        assert!(queue.len() >= 6_489, "{}", queue.len());
+        assert_eq!(queue.len() as u64 + queue.dropped(), 2 * 6_489);
     }
 
     #[test]

@@ -45,6 +45,7 @@ impl Sampling {
     ) {
         for (position, (id, seq)) in self.ids.iter_mut().enumerate() {
             let now_ms = shared.board.uptime_ms();
+            shared.due.sampling_at(now_ms);
             let mut values = Values::new();
             for sensor in self.sensors.iter_mut().filter(|one| one.id == position) {
                 for (quantity, value) in read(sensor, shared).await {
@@ -90,6 +91,7 @@ impl Sampling {
             // What was missed is not made up for.
             let behind = now_ms.saturating_sub(next_ms) / interval_ms;
             next_ms = next_ms.saturating_add(interval_ms.saturating_mul(behind + 1));
+            shared.due.sampling_at(next_ms);
             shared.board.sleep_until(next_ms).await;
         }
     }
@@ -102,6 +104,7 @@ async fn read<B: Board, F: MultiwriteNorFlash, S: MultiwriteNorFlash>(
 ) -> Values {
     let mut error = SensorError::Timeout;
     for nth in 1..=TRIES {
+        shared.due.sampling_at(shared.board.uptime_ms());
         let tried = within(&shared.board, TRY_MS, one.sensor.read_boxed()).await;
         match tried.unwrap_or(Err(SensorError::Timeout)) {
             Ok(values) => {

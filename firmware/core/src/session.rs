@@ -159,6 +159,8 @@ pub(crate) async fn run<B: Board, N: Network, F: MultiwriteNorFlash, S: Multiwri
     until_empty: bool,
 ) -> Over {
     let timing = &shared.timing;
+    let owed_ms = shared.board.uptime_ms().saturating_add(timing.answer_ms);
+    shared.due.uplink_at(owed_ms);
     let mut buffer = Bounded;
     let mut client: Mqtt<'_, _> = Client::new(&mut buffer);
     let link = Gathered {
@@ -283,6 +285,7 @@ impl<B: Board, F: MultiwriteNorFlash, S: MultiwriteNorFlash, L: Read + Write>
                 return Ok(Over::Done);
             }
             let wake_ms = self.deadline_ms().min(ask_ms);
+            shared.due.uplink_at(wake_ms);
             let event = select3(
                 self.client.poll_header(),
                 shared.fresh.wait(),
@@ -394,6 +397,9 @@ impl<B: Board, F: MultiwriteNorFlash, S: MultiwriteNorFlash, L: Read + Write>
         if retain && self.client.server_config().retain_supported {
             options = options.retain();
         }
+        let owed_ms = self.shared.timing.answer_ms;
+        let owed_ms = self.shared.board.uptime_ms().saturating_add(owed_ms);
+        self.shared.due.uplink_at(owed_ms);
         let publish = self.client.publish(&options, payload.into());
         let packet = within(&self.shared.board, self.shared.timing.answer_ms, publish)
             .await

@@ -37,6 +37,8 @@ pub(crate) struct Shared<B, F: MultiwriteNorFlash, S: MultiwriteNorFlash> {
     pub(crate) counters: Counters,
     /// What the uplink does, in words.
     pub(crate) link: RefCell<String>,
+    /// By when sampling and uplink move again.
+    pub(crate) due: Due,
     /// There is something new to send, or to do.
     pub(crate) fresh: Signal<NoopRawMutex, ()>,
     pub(crate) boot: [u8; 8],
@@ -72,6 +74,55 @@ impl Counters {
 
     pub(crate) fn add_refused(&self) {
         add(&self.refused);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn readings(&self) -> u64 {
+        self.readings.get()
+    }
+
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.acknowledged.get()
+    }
+}
+
+/// How much later than it announced a loop may move: asking every time server, writing to flash and
+/// waiting for the other loop's writes are in it.
+pub(crate) const GRACE_MS: u64 = 60_000;
+
+/// By which uptime sampling and uplink have announced to move again. The watchdog is fed only while
+/// both keep their word. A loop that does not run has announced nothing.
+#[derive(Debug)]
+pub(crate) struct Due {
+    sampling_ms: Cell<u64>,
+    uplink_ms: Cell<u64>,
+}
+
+impl Default for Due {
+    fn default() -> Self {
+        Self {
+            sampling_ms: Cell::new(u64::MAX),
+            uplink_ms: Cell::new(u64::MAX),
+        }
+    }
+}
+
+impl Due {
+    pub(crate) fn sampling_at(&self, uptime_ms: u64) {
+        self.sampling_ms.set(uptime_ms.saturating_add(GRACE_MS));
+    }
+
+    pub(crate) fn uplink_at(&self, uptime_ms: u64) {
+        self.uplink_ms.set(uptime_ms.saturating_add(GRACE_MS));
+    }
+
+    /// There is nothing more to sample: the node sleeps when it has sent.
+    pub(crate) fn sampling_is_over(&self) {
+        self.sampling_ms.set(u64::MAX);
+    }
+
+    pub(crate) fn is_kept(&self, now_ms: u64) -> bool {
+        now_ms <= self.sampling_ms.get().min(self.uplink_ms.get())
     }
 }
 

@@ -18,9 +18,14 @@ pub(crate) async fn once<B: Board, F: MultiwriteNorFlash, S: MultiwriteNorFlash>
     network: &impl Network,
     until_empty: bool,
 ) -> Result<(), String> {
+    shared.due.uplink_at(shared.board.uptime_ms());
     if shared.clock.get().is_stale(shared.board.uptime_ms()) {
         shared.ask_the_time(network).await;
     }
+    let begun_ms = shared.board.uptime_ms();
+    shared
+        .due
+        .uplink_at(begun_ms.saturating_add(shared.timing.dial_ms));
     let broker = &shared.config.broker;
     let target = Target {
         host: &broker.host,
@@ -49,10 +54,10 @@ pub(crate) async fn for_ever<B: Board, F: MultiwriteNorFlash, S: MultiwriteNorFl
     let mut failures = 0;
     loop {
         let begun_ms = shared.board.uptime_ms();
-        let before = shared.counts().await.acknowledged;
+        let before = shared.counters.acknowledged();
         let ended = once(shared, network, false).await;
         let lived_ms = shared.board.uptime_ms().saturating_sub(begun_ms);
-        if shared.counts().await.acknowledged > before || lived_ms > GOOD_MS {
+        if shared.counters.acknowledged() > before || lived_ms > GOOD_MS {
             failures = 0;
         }
         let why = ended.err().unwrap_or_default();
@@ -68,6 +73,7 @@ pub(crate) async fn for_ever<B: Board, F: MultiwriteNorFlash, S: MultiwriteNorFl
         shared.link.replace(why.clone());
         shared.say(&format!("broker: {why}; again in {pause_ms} ms"));
         let resume_ms = shared.board.uptime_ms().saturating_add(pause_ms);
+        shared.due.uplink_at(resume_ms);
         shared.board.sleep_until(resume_ms).await;
     }
 }

@@ -11,7 +11,7 @@ use core::fmt;
 
 use toml::{Table, Value};
 
-use super::{Battery, Broker, Config, Kind, Sensor, Sleep, Wifi};
+use super::{Battery, Broker, Config, Kind, MAX_SENSORS, Sensor, Sleep, Wifi};
 use crate::SensorId;
 
 /// The authorities behind HiveMQ Cloud and every broker with a certificate of Let's Encrypt.
@@ -19,9 +19,6 @@ const ISRG: &str = concat!(
     include_str!("../../ca/isrg-root-x1.pem"),
     include_str!("../../ca/isrg-root-x2.pem")
 );
-
-/// The most sensors of one node.
-const MAX_SENSORS: usize = 8;
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -289,7 +286,7 @@ fn config(
         problems.push(Problem {
             key: "sensor".to_owned(),
             value: format!("{} of them", tables.len()),
-            problem: "a node has 1 to 8 sensors".to_owned(),
+            problem: format!("a node has 1 to {MAX_SENSORS} sensors"),
             fix: "write a section [[sensor]] with kind for each".to_owned(),
         });
     }
