@@ -23,6 +23,7 @@ PROGRAMS=(
     mosquitto_pub:mosquitto-clients
     promtool:prometheus
     prometheus-alertmanager:prometheus-alertmanager
+    amtool:prometheus-alertmanager
     chromium:chromium
     python3:python3-venv
     javac:default-jdk-headless
@@ -240,7 +241,7 @@ chips() {
     return "$status"
 }
 
-# As `docker compose config` reads it, with the same library.
+# As `docker compose config` reads it, with the same library; and what Grafana finds in its container.
 containers() {
     local sources=engine/tests/servers/compose built=target/servers/compose services
     if [[ ! -x $built || $sources/main.go -nt $built || $sources/go.sum -nt $built ]]; then
@@ -264,9 +265,21 @@ page_driver() {
 }
 
 prometheus_rules() {
+    local inside checked
     promtool check config prometheus.yml
     promtool check rules dashboards/rules/vigie.yml
     promtool test rules dashboards/rules/tests/rules.yml
+    # Where docker-compose.yml puts them.
+    inside=$(mktemp -d)
+    mkdir "$inside/rules"
+    cp dashboards/rules/vigie.yml "$inside/rules"
+    echo any >"$inside/vigie_token"
+    sed "s|/run/secrets|$inside|" grafana/compose/prometheus.yml >"$inside/prometheus.yml"
+    checked=$(promtool check config "$inside/prometheus.yml")
+    echo "$checked"
+    rm -r "$inside"
+    grep -q "1 rule files found" <<<"$checked"
+    amtool check-config grafana/compose/alertmanager.yml
 }
 
 documentation() {
@@ -332,10 +345,13 @@ step "clippy" cargo clippy "${locked[@]}" --workspace --all-targets --all-featur
 if ! $quick; then
     # The sizes that the promises are about; without these the same tests run smaller.
     export VIGIE_KILLS=${VIGIE_KILLS:-50}
+    export VIGIE_MAIL_KILLS=${VIGIE_MAIL_KILLS:-50}
     export VIGIE_OUTAGES=${VIGIE_OUTAGES:-50}
     export VIGIE_FLOOD=${VIGIE_FLOOD:-1000000}
     export VIGIE_FUZZ=${VIGIE_FUZZ:-10000000}
     export VIGIE_SOAK=${VIGIE_SOAK:-2000000}
+    export VIGIE_NODE_FUZZ=${VIGIE_NODE_FUZZ:-10000000}
+    export VIGIE_POWER_CUTS=${VIGIE_POWER_CUTS:-2000}
     # Labelled data sets are not part of the project; beside it, they are used.
     if [[ -z ${VIGIE_DATA:-} && -d ../shared/data ]]; then
         VIGIE_DATA=$(cd ../shared/data && pwd)

@@ -31,11 +31,12 @@ pub struct Report<'a> {
     opened: i64,
     resolved: Option<i64>,
     severity: &'static str,
+    /// What explains it best.
     rule: &'static str,
     quantity: Option<&'a str>,
     anomalies: u32,
     text: String,
-    /// The next two rules that fired with the first.
+    /// What else fired with the first rule, which comes first unless it is the explanation.
     also: Vec<String>,
     relapses: u32,
     notices: u32,
@@ -51,9 +52,8 @@ impl<'a> Report<'a> {
             by: &mark.by,
         };
         let members = incident.members.iter();
-        let quantity = incident.first.quantity;
-        let quantity = quantity.and_then(|id| voice.catalogue.get(id));
-        let also = incident.also.iter();
+        let best = incident.explanation();
+        let quantity = best.quantity.and_then(|id| voice.catalogue.get(id));
         Self {
             id: incident.id(),
             kind: incident.kind.name(),
@@ -63,15 +63,48 @@ impl<'a> Report<'a> {
             opened: incident.opened_ms,
             resolved: incident.resolved_ms,
             severity: incident.severity.name(),
-            rule: incident.first.rule.name(),
+            rule: best.rule.name(),
             quantity: quantity.map(|spec| spec.name.as_str()),
             anomalies: incident.anomalies,
-            text: voice.what(incident, &incident.first),
-            also: also.map(|verdict| voice.sentence(verdict)).collect(),
+            text: voice.what(incident, best),
+            also: incident.others().map(|one| voice.sentence(one)).collect(),
             relapses: incident.relapses,
             notices: incident.notices,
             acknowledged: incident.acknowledged.as_ref().map(done),
             false_alarm: incident.false_alarm.as_ref().map(done),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::alert::text::tests::notice;
+    use crate::score::incident::NoticeKind;
+
+    #[test]
+    fn an_incident_has_the_name_that_its_mail_gives_it() {
+        let voice = Voice::english(Arc::<Catalogue>::default());
+        let mut incident = notice(NoticeKind::Reminder).incident;
+        let jump = "temperature 31.42 °C, expected 21.3 °C (line 21.9 °C, 16.9 × its distance)";
+        let noise = voice.sentence(&incident.also[0]);
+        let told = |incident: &Incident| {
+            let report = serde_json::to_value(Report::of(incident, &voice)).unwrap();
+            let also = report["also"].as_array().unwrap().clone();
+            assert_eq!(report["quantity"], "temperature");
+            (report["rule"].clone(), report["text"].clone(), also)
+        };
+        assert_eq!(
+            told(&incident),
+            ("rate".into(), jump.into(), vec![noise.clone().into()])
+        );
+        // Found later than the jump, which was only its beginning.
+        incident.also[0].since_ms += 60_000;
+        assert_eq!(
+            told(&incident),
+            ("noise".into(), noise.into(), vec![jump.into()])
+        );
     }
 }

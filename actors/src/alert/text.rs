@@ -344,8 +344,8 @@ impl<C: Deref<Target = Catalogue>> Voice<C> {
         match notice.kind {
             NoticeKind::Opened => format!(
                 "{at}  {severity:<8}  {about}  {}: {}, since {}",
-                incident.first.rule.name(),
-                self.what(incident, &incident.first),
+                incident.explanation().rule.name(),
+                self.what(incident, incident.explanation()),
                 clock_time(incident.first.since_ms),
             ),
             NoticeKind::Escalated => format!(
@@ -355,7 +355,7 @@ impl<C: Deref<Target = Catalogue>> Voice<C> {
             ),
             NoticeKind::Grown | NoticeKind::Reopened | NoticeKind::Reminder => format!(
                 "{at}  {severity:<8}  {about}  {}: {} since {begun} ({})",
-                incident.first.rule.name(),
+                incident.explanation().rule.name(),
                 match notice.kind {
                     NoticeKind::Grown => "more and more sensors",
                     NoticeKind::Reopened => "it is back, on and off",
@@ -406,8 +406,7 @@ impl<C: Deref<Target = Catalogue>> Voice<C> {
             let rule = format!("{} – {}", tongue.rule(best.rule), tongue.meaning(best.rule));
             facts.push((Label::Rule, rule));
         }
-        let others = std::iter::once(first).chain(&incident.also);
-        for verdict in others.filter(|one| !std::ptr::eq(*one, best)) {
+        for verdict in incident.others() {
             let rule = tongue.rule(verdict.rule);
             facts.push((Label::Also, format!("{} ({rule})", self.sentence(verdict))));
         }
@@ -501,7 +500,7 @@ impl<C: Deref<Target = Catalogue>> Voice<C> {
         let incident = &notice.incident;
         let why = match incident.resolved_ms {
             Some(resolved_ms) => self.time(resolved_ms),
-            None => self.what(incident, &incident.first),
+            None => self.what(incident, incident.explanation()),
         };
         [self.headline(notice), format!("{why} ({})", incident.id())]
     }

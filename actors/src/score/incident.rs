@@ -153,7 +153,7 @@ pub struct Incident {
     pub near_ms: i64,
     /// Time of the end.
     pub resolved_ms: Option<i64>,
-    /// The rule that fired first: the explanation.
+    /// The rule that fired first; [`Incident::explanation`] may be another.
     pub first: Verdict,
     /// The next two that fired with it.
     pub also: Vec<Verdict>,
@@ -199,6 +199,14 @@ impl Incident {
                 && also.since_ms > self.first.since_ms
         };
         self.also.iter().find(better).unwrap_or(&self.first)
+    }
+
+    /// What else fired, in the order in which it did: all but the explanation.
+    pub fn others(&self) -> impl Iterator<Item = &Verdict> {
+        let best = self.explanation();
+        std::iter::once(&self.first)
+            .chain(&self.also)
+            .filter(move |one| !std::ptr::eq(*one, best))
     }
 
     /// The opening time in an id.

@@ -433,7 +433,7 @@ fn sensor<'a>(
         incident: incident.map(|incident| OpenIncident {
             id: incident.id(),
             severity: incident.severity.name(),
-            rule: incident.first.rule.name(),
+            rule: incident.explanation().rule.name(),
             opened: incident.opened_ms,
         }),
         device: state.device.as_deref().map(Told::from),
@@ -750,7 +750,7 @@ pub(super) fn incident_sentence(
 ) -> Result<String, Failure> {
     let incident = known_incident(store, id)?;
     let who = incident.sensor.as_ref().map(|sensor| format!("{sensor}: "));
-    let what = Voice::english(catalogue).what(&incident, &incident.first);
+    let what = Voice::english(catalogue).what(&incident, incident.explanation());
     Ok(format!("{}{what}", who.unwrap_or_default()))
 }
 

@@ -48,6 +48,7 @@ mod overload;
 mod page;
 mod poison;
 mod prometheus;
+mod scrape;
 mod secrets;
 mod shutdown;
 mod smtp;

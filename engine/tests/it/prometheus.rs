@@ -8,7 +8,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -16,16 +16,10 @@ use super::alerts::Manager;
 use super::foreign::is_there;
 use super::harness::{Engine, PATIENCE, get, package_file, simulate, text_of, wait_until};
 use super::mail_server::{MailServer, PASSWORD};
+use super::mongo_server::{Brand, MongoServer};
+use super::mosquitto::Mosquitto;
+use super::mqtt::{Publisher, Version};
 use super::smtp::alarm;
-
-/// Expressions that are empty as long as all is well, or without a part that not everybody has; and
-/// why.
-const EMPTY_IS_FINE: [(&str, &str); 4] = [
-    ("vigie_certificate", "nothing here speaks TLS"),
-    ("vigie_mongodb", "there is no MongoDB"),
-    ("vigie_notice_budget_left", "mails are files"),
-    ("vigie_quarantined", "nothing was quarantined"),
-];
 
 struct Prometheus {
     child: Child,
@@ -75,30 +69,42 @@ impl Prometheus {
         prometheus
     }
 
-    /// What it thinks of its rules. In HTTP/1.0, for long answers come in chunks otherwise.
-    fn rules(&self) -> Value {
+    /// In HTTP/1.0, for long answers come in chunks otherwise.
+    fn ask(&self, path: &str) -> Value {
         let mut stream = TcpStream::connect(self.addr).unwrap();
-        let request = b"GET /api/v1/rules HTTP/1.0\r\n\r\n";
-        stream.write_all(request).unwrap();
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
         serde_json::from_str(body).unwrap()
     }
 
-    /// Samples that an expression gives now.
-    fn query(&self, expr: &str) -> Result<usize, String> {
+    /// Labels of the samples that an expression gives now.
+    fn query(&self, expr: &str) -> Result<Vec<Value>, String> {
         let escaped = expr.bytes().fold(String::new(), |mut text, byte| {
             write!(text, "%{byte:02x}").unwrap();
             text
         });
-        let path = format!("/api/v1/query?query={escaped}");
-        let (status, body) = get(self.addr, &path)?;
-        let answer: Value = serde_json::from_str(&body).map_err(|error| error.to_string())?;
-        if status != 200 {
-            return Err(format!("{}: {expr}", answer["error"]));
+        let answer = self.ask(&format!("/api/v1/query?query={escaped}"));
+        match answer["data"]["result"].as_array() {
+            Some(samples) => Ok(samples.iter().map(|one| one["metric"].clone()).collect()),
+            None => Err(format!("{}: {expr}", answer["error"])),
         }
-        Ok(answer["data"]["result"].as_array().map_or(0, Vec::len))
+    }
+
+    /// The same, as soon as there are some: what is computed by rules takes a moment.
+    fn samples(&self, what: &str, expr: &str) -> Result<Vec<Value>, String> {
+        let begun = Instant::now();
+        loop {
+            match self.query(expr) {
+                Ok(none) if none.is_empty() && begun.elapsed() > PATIENCE / 3 => {
+                    return Err(format!("{what}: empty: {expr}"));
+                }
+                Ok(none) if none.is_empty() => std::thread::sleep(Duration::from_millis(100)),
+                Ok(samples) => return Ok(samples),
+                Err(error) => return Err(format!("{what}: {error}")),
+            }
+        }
     }
 }
 
@@ -161,16 +167,93 @@ fn family(name: &str) -> String {
     bare.unwrap_or(name).to_owned()
 }
 
+/// An alert's expression with comparisons as values, so that it says something while all is well, but
+/// not if a name or a label in it is wrong.
+fn compared(expr: &str) -> String {
+    let signs = [" == ", " > ", " < "];
+    let shown = signs.iter().fold(expr.to_owned(), |text, sign| {
+        text.replace(sign, &format!("{sign}bool "))
+    });
+    assert_ne!(shown, expr, "it would fire always");
+    shown
+}
+
+/// The labels that an alert's texts fill in.
+fn labels_named(texts: &Value) -> Vec<String> {
+    let texts = texts.to_string();
+    let rests = texts.split("$labels.").skip(1);
+    rests
+        .map(|rest| {
+            let name = rest
+                .chars()
+                .take_while(|c| c.is_ascii_alphanumeric() || *c == '_');
+            name.collect()
+        })
+        .collect()
+}
+
+/// What each rule asks for is there, with the labels that its texts name; `panels` or another rule
+/// use what is recorded. Gives what is wrong, and how many rules there are.
+fn check_rules(prometheus: &Prometheus, panels: &str) -> (Vec<String>, usize) {
+    let loaded = prometheus.ask("/api/v1/rules");
+    let groups = loaded["data"]["groups"].as_array().unwrap().iter();
+    let rules: Vec<&Value> = groups
+        .flat_map(|group| group["rules"].as_array().unwrap())
+        .collect();
+    let mut wrong = Vec::new();
+    for rule in &rules {
+        assert_eq!(rule["health"], "ok", "{rule}");
+        let (name, query) = (text_of(&rule["name"]), text_of(&rule["query"]));
+        let expr = if rule["type"] == "recording" {
+            let asks = |other: &&Value| text_of(&other["query"]).contains(&name);
+            if !panels.contains(&name) && !rules.iter().any(asks) {
+                wrong.push(format!("{name} is recorded for nobody"));
+            }
+            name.clone()
+        } else {
+            compared(&query)
+        };
+        match prometheus.samples(&name, &expr) {
+            Ok(samples) => wrong.extend(
+                labels_named(&rule["annotations"])
+                    .iter()
+                    .filter(|label| samples.iter().any(|one| !one[label.as_str()].is_string()))
+                    .map(|label| format!("{name}: no label {label} in {samples:?}")),
+            ),
+            Err(error) => wrong.push(error),
+        }
+    }
+    (wrong, rules.len())
+}
+
+/// An engine that has all parts that one can have: a broker over TLS, mail, MongoDB.
+fn whole(dir: &Path, broker: &Mosquitto, mail: &MailServer, mongo: &MongoServer) -> Engine {
+    let [flag, file] = broker.config(dir, "");
+    let more = format!(
+        "{}[groups.hall]\nsensors = [\"C*\"]\n[mongodb]\nuri = \"{}\"\n",
+        fs::read_to_string(&file).unwrap(),
+        MongoServer::uri(mongo.addr),
+    );
+    fs::write(&file, mail.config(PASSWORD, &more)).unwrap();
+    let engine = Engine::run_with(dir, &["--mqtt", "127.0.0.1:0", &flag, &file]);
+    engine.wait_subscribed();
+    engine
+}
+
 #[test]
 fn every_panel_and_rule_has_data_and_every_metric_a_place() {
     if !is_there("prometheus") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let config = "[groups.hall]\nsensors = [\"C*\"]\n";
-    fs::write(dir.path().join("vigie.toml"), config).unwrap();
-    let args = ["--mqtt", "127.0.0.1:0", "--config", "vigie.toml"];
-    let mut running = Engine::run_with(dir.path(), &args);
+    let (Some(broker), Some(mail), Some(mongo)) = (
+        Mosquitto::start(dir.path()),
+        MailServer::start(dir.path()),
+        MongoServer::start(dir.path(), Brand::Ferret),
+    ) else {
+        return;
+    };
+    let mut running = whole(dir.path(), &broker, &mail, &mongo);
     let prometheus = Prometheus::start(dir.path(), running.http);
     simulate(
         dir.path(),
@@ -178,41 +261,33 @@ fn every_panel_and_rule_has_data_and_every_metric_a_place() {
         "--sensors 3 --rate 150 --duration 8s",
     );
     alarm(&running, "C001");
+    Publisher::connect(running.mqtt(), Version::V5).publish(
+        "sensors/C001/reading",
+        b"not a reading",
+        false,
+    );
     simulate(
         dir.path(),
         &running.door(),
         "--sensors 3 --rate 150 --duration 8s --boot b",
     );
 
-    let rules = fs::read_to_string(package_file("../dashboards/rules/vigie.yml")).unwrap();
-    let code = rules
-        .lines()
-        .filter(|line| !line.trim_start().starts_with('#'));
-    let mut all = code.collect::<Vec<_>>().join("\n");
-    let mut empty = Vec::new();
+    let mut panels = String::new();
+    let mut wrong = Vec::new();
     let mut asked = 0;
     for file in dashboards() {
         for (panel, expr) in panel_expressions(&file) {
-            all += &expr;
-            all.push('\n');
+            panels += &expr;
+            panels.push('\n');
             asked += 1;
-            let fine = EMPTY_IS_FINE.iter().any(|(part, _)| expr.contains(part));
-            // What is computed by rules takes a moment.
-            let found = wait_until(&panel, Duration::from_secs(10), || {
-                match prometheus.query(&expr) {
-                    Ok(0) if !fine => Err(format!("empty: {expr}")),
-                    Ok(found) => Ok(Ok(found)),
-                    Err(error) => Ok(Err(error)),
-                }
-            });
-            match found {
-                Ok(_) => {}
-                Err(error) => empty.push(format!("{panel}: {error}")),
-            }
+            wrong.extend(prometheus.samples(&panel, &expr).err());
         }
     }
-    assert!(empty.is_empty(), "{empty:#?}");
+    let (of_rules, rules) = check_rules(&prometheus, &panels);
+    wrong.extend(of_rules);
+    assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(asked > 60, "{asked} expressions");
+    assert_eq!(rules, 21);
 
     let exported: BTreeSet<String> = running
         .text("/metrics")
@@ -220,27 +295,19 @@ fn every_panel_and_rule_has_data_and_every_metric_a_place() {
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
         .map(str::to_owned)
         .collect();
-    let used = metrics_in(&all);
-    let known = |name: &String| {
-        exported.contains(name) || EMPTY_IS_FINE.iter().any(|(part, _)| name.starts_with(part))
-    };
-    let unknown: Vec<_> = used.iter().filter(|name| !known(name)).collect();
+    let text = fs::read_to_string(package_file("../dashboards/rules/vigie.yml")).unwrap();
+    let code = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'));
+    let used = metrics_in(&(panels + &code.collect::<Vec<_>>().join("\n")));
+    let unknown: Vec<_> = used.difference(&exported).collect();
     assert!(unknown.is_empty(), "no such metrics: {unknown:?}");
     let unused: Vec<_> = exported.difference(&used).collect();
     assert!(unused.is_empty(), "no panel and no rule shows {unused:?}");
-    eprintln!("{asked} expressions of panels, {} metrics", exported.len());
-
-    let loaded = prometheus.rules();
-    let groups = loaded["data"]["groups"].as_array().unwrap();
-    let each = groups
-        .iter()
-        .flat_map(|group| group["rules"].as_array().unwrap());
-    let mut rules = 0;
-    for rule in each {
-        assert_eq!(rule["health"], "ok", "{rule}");
-        rules += 1;
-    }
-    assert_eq!(rules, 22);
+    eprintln!(
+        "{asked} expressions of panels, {rules} rules, {} metrics",
+        exported.len()
+    );
     running.process.stop();
 }
 
@@ -273,7 +340,7 @@ fn when_the_engine_is_gone_somebody_gets_a_mail_from_alertmanager() {
     let prometheus = Prometheus::start_with(dir.path(), running.http, &hasty, address);
     wait_until("the first scrape", PATIENCE, || {
         match prometheus.query("up == 1") {
-            Ok(1) => Ok(()),
+            Ok(found) if found.len() == 1 => Ok(()),
             other => Err(format!("{other:?}")),
         }
     });

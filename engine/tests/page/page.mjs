@@ -308,7 +308,7 @@ async function login() {
   await context.close();
 }
 
-/** A thousand sensors that all send: scrolling stays smooth. */
+/** A thousand sensors that all send: scrolling stays smooth. The machine may be busy: the median of three counts. */
 async function crowd() {
   const runs = [];
   for (let run = 0; run < 3; run += 1) {
@@ -357,7 +357,8 @@ async function crowd() {
     await finish();
   }
   console.log(`worst long task while scrolling past 1,000 sensors: ${runs.join(", ")} ms`);
-  assert.ok(Math.min(...runs) <= LONG_TASK_MS, `long tasks of ${runs} ms`);
+  const [, median] = [...runs].sort((a, b) => a - b);
+  assert.ok(median <= LONG_TASK_MS, `long tasks of ${runs} ms`);
 }
 
 /** What docs/images shows: of a demo that has run for a while. */
