@@ -48,8 +48,10 @@ type dashboard struct {
 	UID        string
 	Templating struct {
 		List []struct {
-			Type, Query string
-			Current     struct{ Value json.RawMessage }
+			Type string
+			// Text, or an object, by the type.
+			Query   json.RawMessage
+			Current struct{ Value json.RawMessage }
 		}
 	}
 }
@@ -198,8 +200,9 @@ func wants(file, kind, uid string) error {
 		if variable.Type != "datasource" {
 			continue
 		}
-		if value := string(variable.Current.Value); variable.Query != kind || value != fmt.Sprintf("%q", uid) {
-			return fmt.Errorf("wants %s %s, provisioned is %s %q", variable.Query, value, kind, uid)
+		asked, first := string(variable.Query), string(variable.Current.Value)
+		if asked != fmt.Sprintf("%q", kind) || first != fmt.Sprintf("%q", uid) {
+			return fmt.Errorf("wants %s %s, provisioned is %s %q", asked, first, kind, uid)
 		}
 		return nil
 	}
