@@ -99,6 +99,7 @@ pub struct ChannelMetrics {
     name: String,
     notices: IntCounterVec,
     waiting: IntGauge,
+    budget: IntGaugeVec,
     budget_left: IntGaugeVec,
 }
 
@@ -120,11 +121,13 @@ impl ChannelMetrics {
         self.waiting.set(i64::try_from(notices).unwrap_or(i64::MAX));
     }
 
-    /// Recipients that are left of the budget of 24 hours, without its reserve.
-    pub fn budget_left(&self, recipients: u32) {
-        self.budget_left
-            .with_label_values(&[&self.name])
-            .set(i64::from(recipients));
+    /// Recipients in 24 hours, without the reserve: of the budget, and what is left of it.
+    pub fn budget(&self, whole: u32, left: u32) {
+        for (gauge, recipients) in [(&self.budget, whole), (&self.budget_left, left)] {
+            gauge
+                .with_label_values(&[&self.name])
+                .set(i64::from(recipients));
+        }
     }
 }
 
@@ -228,6 +231,7 @@ pub struct Metrics {
     pub incidents_open: IntGauge,
     notices: IntCounterVec,
     notices_waiting: IntGaugeVec,
+    budget: IntGaugeVec,
     budget_left: IntGaugeVec,
     answers: IntCounterVec,
     ledger: IntGaugeVec,
@@ -474,6 +478,12 @@ impl Metrics {
                 "Notices in the outbox, by the channel that has yet to deliver them.",
                 &["channel"],
             )?,
+            budget: gauges(
+                registry,
+                "vigie_notice_budget",
+                "Recipients that a channel may send to in 24 hours, without its reserve.",
+                &["channel"],
+            )?,
             budget_left: gauges(
                 registry,
                 "vigie_notice_budget_left",
@@ -674,6 +684,7 @@ impl Metrics {
         }
         ChannelMetrics {
             name: name.to_owned(),
+            budget: self.budget.clone(),
             budget_left: self.budget_left.clone(),
             notices: self.notices.clone(),
             waiting: self.notices_waiting.with_label_values(&[name]),

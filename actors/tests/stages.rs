@@ -602,6 +602,9 @@ fn a_false_alarm_raises_the_line_within_bounds_and_for_good() {
         let ratio = height(&one[0]) / (height(&other[0]) * raised);
         assert!((ratio - 1.0).abs() < 1e-9, "{one:?} {other:?}");
         assert_eq!(counts(&bench.store), [2, 4]);
+        // That was none either: it rises further, by what this was over it.
+        let second = incidents_of_twins(&bench.store)[0].pop().unwrap();
+        false_alarm(&bench, &second);
 
         // More than twice the line: that is further than lines rise.
         let last = incidents_of_twins(&bench.store)[1].pop().unwrap();
@@ -609,8 +612,14 @@ fn a_false_alarm_raises_the_line_within_bounds_and_for_good() {
         false_alarm(&bench, &last);
         bench.send(&twins(2500, 2.5), 20).await;
         let lines = bench.store.raised().unwrap();
-        let of_other = lines.iter().find(|line| line.sensor == sensor(1));
-        assert_eq!(of_other.map(|line| line.factor), Some(2.0), "{lines:?}");
+        let of = |sensor| {
+            let mut of = lines.iter().filter(|line| line.sensor == sensor);
+            of.find(|line| line.rule == Rule::Rate).unwrap().factor
+        };
+        assert_eq!(of(sensor(1)), 2.0, "{lines:?}");
+        let expected = (raised * second.worst.ratio * 1.05).min(2.0);
+        assert!((of(sensor(0)) - expected).abs() < 1e-9, "{lines:?}");
+        assert!(expected > raised, "{expected}");
         let [_, other] = found(&bench.store, 2500);
         assert!(!other.is_empty(), "as far away as that is still too far");
         assert_eq!(counts(&bench.store)[1], 5);

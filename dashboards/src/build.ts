@@ -245,7 +245,7 @@ const alerts: Tile[] = [
   row("Now"),
   stat("Open incidents", "Episodes that go on.", "short", "sum(vigie_incidents_open)", 6, { warnFrom: 1 }),
   stat("Notices waiting", "Not delivered yet, all channels together.", "short", "sum(vigie_notices_waiting)", 6, { warnFrom: 1 }),
-  stat("Mails left", "Recipients that may still get a mail in these 24 hours, without the reserve.", "short", "min(vigie_notice_budget_left)", 6, { criticalBelow: 40 }),
+  stat("Mails left", "Share of the recipients that may get a mail in 24 hours, without the reserve.", "percentunit", "min(vigie_notice_budget_left / vigie_notice_budget)", 6, { criticalBelow: 0.1 }),
   stat(
     "Alerts per sensor and week",
     "Incidents that people were told about, per sensor and week: compare it with score.false_alarms_per_week.",
@@ -276,7 +276,10 @@ const alerts: Tile[] = [
     ['sum by (channel, result) (increase(vigie_notices_total{channel!="terminal"}[1h]))', "{{channel}} {{result}}"],
   ], 12),
   timeseries("Waiting", "Notices in the outbox, by channel.", "short", [["vigie_notices_waiting", "{{channel}}"]], 12),
-  timeseries("Budget", "Recipients left in 24 hours.", "short", [["vigie_notice_budget_left", "{{channel}}"]], 12),
+  timeseries("Budget", "Recipients left in 24 hours.", "short", [
+    ["vigie_notice_budget_left", "{{channel}}"],
+    ["vigie_notice_budget", "{{channel}}, all of it"],
+  ], 12),
 ];
 
 const all = [

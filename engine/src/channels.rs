@@ -147,6 +147,6 @@ fn still_open(store: &Embedded, route: &Route) -> Vec<Incident> {
         tracing::warn!(%error, "cannot read the open incidents");
         Vec::new()
     });
-    let told = |one: &Incident| one.told.is_some() && route.takes(one);
+    let told = |one: &Incident| one.told.is_some() && route.is_told(one);
     open.into_iter().filter(told).collect()
 }

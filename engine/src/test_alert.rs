@@ -72,6 +72,7 @@ fn sample(now_ms: i64) -> anyhow::Result<Notice> {
         worst: verdict.clone(),
         first: verdict,
         also: Vec::new(),
+        peaks: Vec::new(),
         anomalies: 10,
         members: Vec::new(),
         relapses: 0,
@@ -85,6 +86,7 @@ fn sample(now_ms: i64) -> anyhow::Result<Notice> {
         kind: NoticeKind::Opened,
         incident,
         at_ms: now_ms,
+        is_quiet: false,
     })
 }
 

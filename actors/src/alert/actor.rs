@@ -132,8 +132,8 @@ impl Delivery {
     /// What waits, and what of the budget is left: time alone gives some of it back.
     fn account(&self) {
         if let Some(budget) = self.channel.budget() {
-            let left = budget.left(&self.log, Severity::Warn, self.clock.now_ms());
-            self.metrics.budget_left(left);
+            let left = |log| budget.left(log, Severity::Warn, self.clock.now_ms());
+            self.metrics.budget(left(&[]), left(&self.log));
         }
         match self.store.waiting(self.channel.name()) {
             Ok(waiting) => self.metrics.waiting(waiting),

@@ -1,8 +1,17 @@
 //! Which notices go by which channel. Pure.
 
 use crate::group::Selection;
-use crate::score::incident::Incident;
+use crate::score::incident::{Incident, Notice};
 use crate::score::rules::Severity;
+
+/// Who is at the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reader {
+    /// They know what they did themselves, and hear once of what belongs together.
+    People,
+    /// What was begun has to be ended.
+    Program,
+}
 
 /// What one channel gets.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,20 +22,28 @@ pub struct Route {
     pub least: Severity,
     /// Incidents of these sensors; those of the link to the broker concern everybody.
     pub whose: Selection,
+    /// Who reads it.
+    pub reader: Reader,
 }
 
 impl Route {
-    /// Everything.
+    /// Everything that people hear.
     pub fn all(channel: &str) -> Self {
         Self {
             channel: channel.to_owned(),
             least: Severity::Warn,
             whose: Selection::default(),
+            reader: Reader::People,
         }
     }
 
+    /// Whether the channel gets this notice.
+    pub fn takes(&self, notice: &Notice) -> bool {
+        (!notice.is_quiet || self.reader == Reader::Program) && self.is_told(&notice.incident)
+    }
+
     /// Whether the channel is told of this incident, as bad as it is.
-    pub fn takes(&self, incident: &Incident) -> bool {
+    pub fn is_told(&self, incident: &Incident) -> bool {
         let group = incident.group.as_deref();
         let mut sensors = incident.sensors().peekable();
         incident.severity >= self.least
@@ -54,6 +71,7 @@ mod tests {
                 channel: "x".to_owned(),
                 least,
                 whose: Selection::new(&text(sensors), &text(groups)),
+                reader: Reader::Program,
             }
         };
         for (route, takes) in [
@@ -66,8 +84,11 @@ mod tests {
                 [true, true, true],
             ),
         ] {
-            let got = [&critical, &warning, &link].map(|notice| route.takes(&notice.incident));
+            let got = [&critical, &warning, &link].map(|notice| route.takes(notice));
             assert_eq!(got, takes, "{route:?}");
         }
+        critical.is_quiet = true;
+        assert!(!Route::all("x").takes(&critical));
+        assert!(route(Severity::Warn, &[], &[]).takes(&critical));
     }
 }

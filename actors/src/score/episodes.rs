@@ -103,6 +103,8 @@ pub struct Incidents {
     /// Sensors per group, to tell coincidence from a cause.
     sizes: HashMap<Option<String>, usize>,
     changed: BTreeSet<Serial>,
+    /// Notices of what ended without a word to people.
+    closed: Vec<Notice>,
     looked_ms: i64,
 }
 
@@ -128,6 +130,7 @@ impl Incidents {
             hints: HashMap::default(),
             sizes: HashMap::new(),
             changed: BTreeSet::new(),
+            closed: Vec::new(),
             looked_ms: i64::MIN,
         };
         incidents.replace(stored, silences);
@@ -161,6 +164,7 @@ impl Incidents {
         self.lately.clear();
         self.hints.clear();
         self.changed.clear();
+        self.closed.clear();
         stored.sort_by_cached_key(|incident| (incident.begun_ms, incident.id()));
         for incident in stored {
             self.add(incident);
@@ -282,7 +286,7 @@ impl Incidents {
     }
 
     /// Somebody wants something done about incidents. Those that are past come from the store, by
-    /// `stored`.
+    /// `stored`. `raised_by`: the factor by which a sensor's line of a rule is higher than others'.
     ///
     /// # Errors
     /// Those of `stored`.
@@ -292,6 +296,7 @@ impl Incidents {
         order: &Order,
         now_ms: i64,
         stored: impl FnOnce(&str) -> Result<Option<Incident>, E>,
+        raised_by: impl Fn(&SensorId, Rule) -> f64,
         changes: &mut Changes,
     ) -> Result<(), E> {
         changes.done.push(number);
@@ -319,12 +324,13 @@ impl Incidents {
         match order.deed {
             Deed::Acknowledge => incident.acknowledged = Some(mark),
             Deed::FalseAlarm => {
-                incident.false_alarm = Some(mark);
                 incident.resolved_ms.get_or_insert(now_ms);
-                hush(incident, now_ms);
-                changes
-                    .raised
-                    .extend(raised(incident, self.config.raise_at_most));
+                // Said twice, it is no more true.
+                if incident.false_alarm.replace(mark).is_none() {
+                    let most = self.config.raise_at_most;
+                    changes.raised.extend(raised(incident, raised_by, most));
+                }
+                changes.notices.extend(close(incident, now_ms));
             }
             Deed::Silence(until_ms) => {
                 for whom in whom(incident) {
@@ -341,6 +347,7 @@ impl Incidents {
     /// Time passes: ends what has been normal for long enough, forgets what has cooled down, and
     /// tells what has to be told. `deaf`: the link to the broker is down.
     pub fn tick(&mut self, now_ms: i64, deaf: bool, changes: &mut Changes) {
+        changes.notices.append(&mut self.closed);
         self.link(now_ms, deaf);
         // Also after the clock was set back.
         if now_ms.abs_diff(self.looked_ms) >= LOOK_EVERY_MS.unsigned_abs() {
@@ -367,7 +374,7 @@ impl Incidents {
         for serial in serials {
             let changed = self.changed.remove(&serial);
             self.settle(serial, changed, now_ms, changes);
-            let past = |one: &Incident| is_past(one, now_ms, &self.config);
+            let past = |one: &Incident| is_past(one, now_ms, &self.config) && !is_owed(one);
             if self.all.get(&serial).is_some_and(past) {
                 changes.past.extend(self.forget(serial));
             }
@@ -560,8 +567,10 @@ impl Incidents {
         if let Some(serial) = self.values.get(&sensor).copied()
             && let Some(incident) = self.all.get_mut(&serial)
             && !is_past(incident, now_ms, &self.config)
+            && !is_news(incident, fired)
         {
             worsen(incident, worst, now_ms);
+            peak(incident, fired);
             explain(incident, fired, now_ms);
             // Whoever called it a false alarm does not want to hear of it again.
             if !incident.is_open() && incident.false_alarm.is_none() {
@@ -655,7 +664,7 @@ impl Incidents {
         };
         if let Some(own) = self.all.get_mut(serial) {
             own.resolved_ms.get_or_insert(now_ms);
-            hush(own, now_ms);
+            self.closed.extend(close(own, now_ms));
             self.changed.insert(*serial);
         }
     }
@@ -725,7 +734,7 @@ fn begun(
     members: Vec<Member>,
 ) -> Incident {
     let worst = worst_of(fired).unwrap_or(&fired[0]);
-    Incident {
+    let mut incident = Incident {
         kind,
         sensor,
         group,
@@ -737,6 +746,7 @@ fn begun(
         first: fired[0].clone(),
         also: fired.iter().skip(1).take(2).cloned().collect(),
         worst: worst.clone(),
+        peaks: Vec::new(),
         severity: worst.severity(),
         anomalies: 1,
         members,
@@ -745,7 +755,11 @@ fn begun(
         false_alarm: None,
         told: None,
         notices: 0,
+    };
+    if kind == Kind::Values {
+        peak(&mut incident, fired);
     }
+    incident
 }
 
 fn worsen(incident: &mut Incident, verdict: &Verdict, now_ms: i64) {
@@ -756,6 +770,27 @@ fn worsen(incident: &mut Incident, verdict: &Verdict, now_ms: i64) {
         incident.worst = verdict.clone();
     }
     incident.severity = incident.severity.max(verdict.severity());
+}
+
+fn peak(incident: &mut Incident, fired: &[Verdict]) {
+    for verdict in fired {
+        let known = incident.peaks.iter_mut();
+        match known.into_iter().find(|(rule, _)| *rule == verdict.rule) {
+            Some((_, most)) => *most = most.max(verdict.ratio),
+            None => incident.peaks.push((verdict.rule, verdict.ratio)),
+        }
+    }
+}
+
+/// Whether this cannot be what somebody called a false alarm: it has become critical, or it is of the
+/// rules that mean a broken sensor, which had not fired then.
+fn is_news(incident: &Incident, fired: &[Verdict]) -> bool {
+    let known = |rule| incident.peaks.iter().any(|(peak, _)| *peak == rule);
+    let broken = |rule| matches!(rule, Rule::Range | Rule::Stuck);
+    incident.false_alarm.is_some()
+        && fired.iter().any(|verdict| {
+            verdict.severity() > incident.severity || broken(verdict.rule) && !known(verdict.rule)
+        })
 }
 
 /// Noise begins with a jump, and only the readings after it show what it is: see
@@ -805,6 +840,11 @@ fn is_past(incident: &Incident, now_ms: i64, config: &Config) -> bool {
         let held_ms = incident.near_ms - incident.last_ms;
         now_ms.saturating_sub(resolved_ms - held_ms) > config.cool_down.as_ms()
     })
+}
+
+/// Whether people were told of it and not yet that it is over: who is silenced hears that later.
+fn is_owed(incident: &Incident) -> bool {
+    incident.told.as_ref().is_some_and(|told| !told.over)
 }
 
 /// What people have to be told now, given what they were told.
@@ -861,6 +901,13 @@ fn hush(incident: &mut Incident, now_ms: i64) {
     }
 }
 
+/// Ends it without a word to people. Programs that were told of it hear that it is over.
+fn close(incident: &mut Incident, now_ms: i64) -> Option<Notice> {
+    let is_owed = is_owed(incident);
+    hush(incident, now_ms);
+    is_owed.then(|| notice(incident, NoticeKind::Resolved, now_ms, true))
+}
+
 /// Makes the notice, and remembers what was told.
 fn tell(incident: &mut Incident, kind: NoticeKind, now_ms: i64) -> Notice {
     let size = incident.size();
@@ -877,12 +924,17 @@ fn tell(incident: &mut Incident, kind: NoticeKind, now_ms: i64) -> Notice {
         reminders,
         over: kind == NoticeKind::Resolved,
     });
+    notice(incident, kind, now_ms, false)
+}
+
+fn notice(incident: &mut Incident, kind: NoticeKind, now_ms: i64, is_quiet: bool) -> Notice {
     incident.notices += 1;
     Notice {
         number: incident.notices,
         kind,
         incident: incident.clone(),
         at_ms: now_ms,
+        is_quiet,
     }
 }
 
@@ -895,19 +947,28 @@ fn whom(incident: &Incident) -> Vec<Whom> {
     }
 }
 
-/// The line that would have been high enough. What cannot be true stays so.
-fn raised(incident: &Incident, most: f64) -> Vec<Raised> {
-    let rule = incident.first.rule;
-    let factor = (incident.worst.ratio * 1.05).min(most);
-    if rule == Rule::Range || incident.kind != Kind::Values || factor <= 1.0 {
-        return Vec::new();
+/// The lines that would have been high enough. What cannot be true stays so.
+fn raised(
+    incident: &Incident,
+    raised_by: impl Fn(&SensorId, Rule) -> f64,
+    most: f64,
+) -> Vec<Raised> {
+    let mut raised = Vec::new();
+    for sensor in incident.sensors() {
+        for (rule, ratio) in &incident.peaks {
+            // The ratio is to the line as it was.
+            let before = raised_by(sensor, *rule);
+            let factor = (before * ratio * 1.05).min(most);
+            if *rule != Rule::Range && factor > before {
+                raised.push(Raised {
+                    sensor: *sensor,
+                    rule: *rule,
+                    factor,
+                });
+            }
+        }
     }
-    let raise = |sensor: &SensorId| Raised {
-        sensor: *sensor,
-        rule,
-        factor,
-    };
-    incident.sensors().map(raise).collect()
+    raised
 }
 
 #[cfg(test)]

@@ -159,6 +159,8 @@ pub struct Incident {
     pub also: Vec<Verdict>,
     /// The largest ratio so far.
     pub worst: Verdict,
+    /// The largest ratio of each rule so far; of values only.
+    pub peaks: Vec<(Rule, f64)>,
     /// How bad it has become.
     pub severity: Severity,
     /// Anomalous readings, or silent sensors, so far.
@@ -300,6 +302,8 @@ pub struct Notice {
     pub incident: Incident,
     /// The stream's time then.
     pub at_ms: i64,
+    /// Only for programs: people know, or hear of it in another way.
+    pub is_quiet: bool,
 }
 
 /// What a person wants done about an incident.
@@ -308,7 +312,7 @@ pub struct Notice {
 pub enum Deed {
     /// No reminders: somebody looks after it.
     Acknowledge,
-    /// Nothing was wrong: it is over, and the line of its rule rises.
+    /// Nothing was wrong: it is over, and the lines of its rules rise.
     FalseAlarm,
     /// Nothing more about this sensor or group until then (ms since 1970 UTC).
     Silence(i64),

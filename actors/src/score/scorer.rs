@@ -181,6 +181,13 @@ struct Rows {
 /// By how much a sensor's lines are higher than those of others.
 type Lines = HashMap<SensorId, SmallVec<[(Rule, f64); 1]>, Xxh3DefaultBuilder>;
 
+/// By how much that line is higher; 1 if it is not.
+fn factor(lines: &Lines, sensor: &SensorId, rule: Rule) -> f64 {
+    let lines = lines.get(sensor).map_or(&[][..], |lines| lines);
+    let own = lines.iter().find(|(raised, _)| *raised == rule);
+    own.map_or(1.0, |(_, factor)| *factor)
+}
+
 /// Lowers the ratios (all, or those of one rule) whose lines are raised, and takes out what has not
 /// fired then.
 fn lower(lines: &Lines, sensor: SensorId, only: Option<Rule>, fired: &mut Vec<Verdict>) {
@@ -448,10 +455,12 @@ impl<M: IncidentMemory> Scorer<M> {
         for (number, order) in self.memory.orders(self.next_order)? {
             self.next_order = number + 1;
             let stored = |id: &str| self.memory.incident(id);
+            let raised_by = |sensor: &SensorId, rule| factor(&self.raised, sensor, rule);
             self.incidents
-                .order(number, &order, now_ms, stored, changes)?;
+                .order(number, &order, now_ms, stored, raised_by, changes)?;
+            // The next one finds them so.
+            self.raise(&changes.raised);
         }
-        self.raise(&changes.raised);
         Ok(())
     }
 
@@ -554,11 +563,7 @@ impl<M: IncidentMemory> Scorer<M> {
 
     /// Where the values should have been.
     fn bands(&self, sensor: SensorId, observed: &Observed) -> SmallVec<[Option<Band>; 2]> {
-        let raised = self.raised.get(&sensor);
-        let margin = |rule| {
-            let own = raised.and_then(|lines| lines.iter().find(|(raised, _)| *raised == rule));
-            self.margin * own.map_or(1.0, |(_, factor)| *factor)
-        };
+        let margin = |rule| self.margin * factor(&self.raised, &sensor, rule);
         let looks = observed.looks.iter();
         looks.map(|look| band(look, margin)).collect()
     }

@@ -157,10 +157,7 @@ impl Committer {
             write.silences(silences)?;
         }
         for notice in &scored.changes.notices {
-            let takers = self
-                .routes
-                .iter()
-                .filter(|route| route.takes(&notice.incident));
+            let takers = self.routes.iter().filter(|route| route.takes(notice));
             write.notice(notice, takers.map(|route| route.channel.as_str()))?;
         }
         for model in &scored.models {

@@ -43,7 +43,7 @@ use crate::stats::state::SensorState;
 /// How long it is known what was sent: longer than any budget asks for.
 const BUDGET_MS: i64 = 48 * 3_600_000;
 /// Format of the whole store; a store with another one is not opened.
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
 
 /// Handle to the open store; clones share it.
 #[derive(Clone)]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use vigie_actors::alert::endpoint::Endpoint;
-use vigie_actors::alert::route::Route;
+use vigie_actors::alert::route::{Reader, Route};
 use vigie_actors::config::Invalid;
 use vigie_actors::group::{self, Selection};
 use vigie_actors::score::rules::Severity;
@@ -91,6 +91,7 @@ impl Webhook {
             channel: format!("webhook-{name}"),
             least: self.severity,
             whose: Selection::new(&self.sensors, &self.groups),
+            reader: Reader::Program,
         }
     }
 
@@ -116,6 +117,7 @@ impl Alertmanager {
             channel: format!("alertmanager-{name}"),
             least: self.severity,
             whose: Selection::new(&self.sensors, &self.groups),
+            reader: Reader::Program,
         }
     }
 

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use vigie_actors::alert::budget::Budget;
 use vigie_actors::alert::mail::{self, BadAddress, Letters, smtp};
-use vigie_actors::alert::route::Route;
+use vigie_actors::alert::route::{Reader, Route};
 use vigie_actors::alert::text::{Language, Voice};
 use vigie_actors::config::{Invalid, in_range};
 use vigie_actors::group::Selection;
@@ -157,6 +157,7 @@ impl Email {
             channel: mail::NAME.to_owned(),
             least: self.severity,
             whose: self.whose(),
+            reader: Reader::People,
         }
     }
 

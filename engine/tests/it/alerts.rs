@@ -939,7 +939,7 @@ fn alertmanager_has_the_open_incidents_also_after_it_forgot_them() {
         .unwrap();
     let manager = Manager::start(dir.path(), free);
     let config = format!(
-        "[incidents]\nclear_after = \"2s\"\n\n[alertmanager.main]\nurl = \"http://{free}\"\n"
+        "[incidents]\nclear_after = \"12s\"\n\n[alertmanager.main]\nurl = \"http://{free}\"\n"
     );
     fs::write(dir.path().join("vigie.toml"), config).unwrap();
     let args = ["--mqtt", "127.0.0.1:0", "--config", "vigie.toml"];
@@ -982,5 +982,17 @@ fn alertmanager_has_the_open_incidents_also_after_it_forgot_them() {
         std::thread::sleep(Duration::from_secs(1));
     }
     manager.wait_alerts(&[], PATIENCE);
+
+    // Whoever knows that it was nothing gets no mail about its end, but here it has to end, and does
+    // long before it would have.
+    alarm(&running, "C002");
+    manager.wait_alerts(&["C002"], PATIENCE);
+    let incidents = running.incidents();
+    let of = |incident: &&Value| incident["sensor"] == "C002";
+    let id = text_of(&incidents.iter().find(of).unwrap()["id"]);
+    let path = format!("/api/v1/incidents/{id}/false-alarm");
+    let (status, body) = post(running.http, &path, "application/json", "{}");
+    assert_eq!(status, 200, "{body}");
+    manager.wait_alerts(&[], Duration::from_secs(6));
     running.process.stop();
 }

@@ -125,6 +125,20 @@ fn panel_expressions(file: &Path) -> Vec<(String, String)> {
             expressions.push((title, filled_in(&target["expr"])));
         }
     }
+    for variable in dashboard["templating"]["list"].as_array().unwrap() {
+        if variable["type"] != "query" {
+            continue;
+        }
+        let title = format!("{uid}: values of {}", text_of(&variable["name"]));
+        let query = filled_in(&variable["query"]["query"]);
+        let inner = query.strip_prefix("label_values(").unwrap();
+        let (metric, label) = inner.strip_suffix(')').unwrap().rsplit_once(", ").unwrap();
+        let selector = match metric.strip_suffix('}') {
+            Some(open) => format!("{open}, {label}!=\"\"}}"),
+            None => format!("{metric}{{{label}!=\"\"}}"),
+        };
+        expressions.push((title, selector));
+    }
     for mark in dashboard["annotations"]["list"].as_array().unwrap() {
         let title = format!("{uid}: marks of {}", text_of(&mark["name"]));
         // Without an anomaly there is no mark: it is asked for what it compares.

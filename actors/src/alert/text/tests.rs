@@ -32,6 +32,7 @@ pub(crate) fn notice(kind: NoticeKind) -> Notice {
             near_ms: T,
             resolved_ms: None,
             worst: first.clone(),
+            peaks: vec![(first.rule, first.ratio)],
             also: vec![Verdict {
                 rule: Rule::Noise,
                 observed: 2.5,
@@ -50,6 +51,7 @@ pub(crate) fn notice(kind: NoticeKind) -> Notice {
             notices: 1,
         },
         at_ms: T + 60_000,
+        is_quiet: false,
     }
 }
 

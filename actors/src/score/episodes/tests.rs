@@ -34,6 +34,8 @@ fn id(sensor: &str) -> SensorId {
 struct Story {
     incidents: Incidents,
     told: Vec<(i64, NoticeKind)>,
+    /// What only programs were told.
+    quietly: Vec<(i64, NoticeKind)>,
     notices: Vec<Notice>,
     /// As the store has them.
     stored: BTreeMap<String, Incident>,
@@ -67,6 +69,7 @@ impl Story {
         Self {
             incidents: Incidents::new(setup, Vec::new(), Vec::new()),
             told: Vec::new(),
+            quietly: Vec::new(),
             notices: Vec::new(),
             stored: BTreeMap::new(),
             silences: Vec::new(),
@@ -87,7 +90,11 @@ impl Story {
         }
         self.raised.extend(changes.raised);
         for notice in changes.notices {
-            self.told.push((now_ms / MINUTE, notice.kind));
+            let told = match notice.is_quiet {
+                true => &mut self.quietly,
+                false => &mut self.told,
+            };
+            told.push((now_ms / MINUTE, notice.kind));
             self.notices.push(notice);
         }
     }
@@ -139,8 +146,14 @@ impl Story {
         };
         let stored = self.stored.clone();
         let find = |id: &str| Ok::<_, Infallible>(stored.get(id).cloned());
+        let raised = self.raised.clone();
+        let raised_by = |sensor: &SensorId, rule| {
+            let of = |line: &&Raised| line.sensor == *sensor && line.rule == rule;
+            raised.iter().rfind(of).map_or(1.0, |line| line.factor)
+        };
+        let now_ms = minute * MINUTE;
         self.incidents
-            .order(7, &order, minute * MINUTE, find, &mut changes)
+            .order(7, &order, now_ms, find, raised_by, &mut changes)
             .unwrap();
         assert_eq!(changes.done, [7]);
         self.keep(minute * MINUTE, changes);
@@ -412,6 +425,7 @@ fn sensors_that_shift_together_have_one_cause() {
             (5, Opened)
         ]
     );
+    assert_eq!(story.quietly, [(3, Resolved), (3, Resolved)], "those in it");
     let shared = &story.stored["hall1-180000-shift"];
     assert_eq!(shared.size(), 4);
     story.tick_to(6..=30);
@@ -555,7 +569,12 @@ fn a_silenced_sensor_is_not_told_about_until_then() {
     for minute in 32..=60 {
         story.fires(minute, "C001", Rule::Range, 9.0);
     }
-    assert_eq!(story.told[2..], [(41, Resolved), (60, Opened)]);
+    // What ended meanwhile is owed.
+    assert_eq!(
+        story.told[2..],
+        [(41, Resolved), (60, Resolved), (60, Opened)]
+    );
+    assert_eq!(story.notices[3].incident.id(), "C001-60000");
     assert!(story.silences.is_empty());
 }
 
@@ -574,6 +593,7 @@ fn a_false_alarm_is_over_and_its_line_rises() {
         [(1, Opened)],
         "no mail about its end, or about more of it"
     );
+    assert_eq!(story.quietly, [(2, Resolved)], "who counts on an end");
     story.tick(13);
     assert!(story.stored.is_empty(), "{:?}", story.stored);
     story.fires(14, "C001", Rule::Range, 9.0);
@@ -583,6 +603,58 @@ fn a_false_alarm_is_over_and_its_line_rises() {
     story.order(31, "C002-1800000", Deed::FalseAlarm);
     assert!((story.raised[1].factor - 1.5).abs() < 1e-9);
     story.order(32, "nobody-1", Deed::FalseAlarm);
+}
+
+#[test]
+fn each_line_that_a_false_alarm_was_over_rises_by_what_it_was_over_it() {
+    let mut story = Story::new(|config| config.raise_at_most = 2.0);
+    let factors = |story: &Story| {
+        let lines = story.raised.iter();
+        lines
+            .map(|line| (line.rule, (line.factor * 1e3).round()))
+            .collect::<Vec<_>>()
+    };
+    story.fires(1, "C001", Rule::Z, 1.2);
+    story.fires(2, "C001", Rule::Noise, 6.0);
+    story.fires(3, "C001", Rule::Z, 1.1);
+    story.order(4, "C001-60000", Deed::FalseAlarm);
+    let first = [(Rule::Z, 1260.0), (Rule::Noise, 2000.0)];
+    assert_eq!(factors(&story), first, "each by its own");
+    story.order(5, "C001-60000", Deed::FalseAlarm);
+    assert_eq!(factors(&story), first, "said twice");
+    // Over the line that has risen: it rises further.
+    story.fires(40, "C001", Rule::Z, 1.3);
+    story.order(41, "C001-2400000", Deed::FalseAlarm);
+    assert_eq!(factors(&story)[2..], [(Rule::Z, 1720.0)]);
+    story.fires(80, "C001", Rule::Noise, 1.3);
+    story.order(81, "C001-4800000", Deed::FalseAlarm);
+    assert_eq!(story.raised.len(), 3, "no further than that");
+}
+
+#[test]
+fn after_a_false_alarm_a_broken_sensor_is_told_all_the_same() {
+    for (rule, ratio, is_told) in [
+        (Rule::Z, 1.9, false),
+        (Rule::Rate, 1.5, false),
+        (Rule::Z, 2.1, true),
+        (Rule::Stuck, 1.2, true),
+        (Rule::Range, 3.0, true),
+    ] {
+        let mut story = Story::new(|_| {});
+        story.fires(1, "C001", Rule::Z, 1.2);
+        story.order(2, "C001-60000", Deed::FalseAlarm);
+        // All the while it goes on.
+        for minute in 3..=30 {
+            story.fires(minute, "C001", rule, ratio);
+        }
+        let expected = [(1, Opened), (3, Opened)];
+        let told = if is_told {
+            &expected[..]
+        } else {
+            &expected[..1]
+        };
+        assert_eq!(story.told, told, "{rule:?} {ratio}");
+    }
 }
 
 #[test]
