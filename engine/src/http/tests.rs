@@ -135,6 +135,7 @@ fn fill(store: &Embedded) {
             first: verdict(),
             also: vec![verdict()],
             worst: verdict(),
+            peaks: Vec::new(),
             severity: Severity::Critical,
             anomalies: 2,
             members: Vec::new(),

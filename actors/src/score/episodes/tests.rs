@@ -90,9 +90,10 @@ impl Story {
         }
         self.raised.extend(changes.raised);
         for notice in changes.notices {
-            let told = match notice.is_quiet {
-                true => &mut self.quietly,
-                false => &mut self.told,
+            let told = if notice.is_quiet {
+                &mut self.quietly
+            } else {
+                &mut self.told
             };
             told.push((now_ms / MINUTE, notice.kind));
             self.notices.push(notice);
