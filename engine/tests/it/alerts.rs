@@ -7,6 +7,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -927,6 +928,29 @@ impl Drop for Manager {
     }
 }
 
+/// A sensor goes on sending what cannot be true, until what this gives is called.
+fn goes_on(mqtt: SocketAddr, sensor: &'static str) -> impl FnOnce() {
+    let stop = Arc::new(AtomicBool::new(false));
+    let sender = {
+        let stop = Arc::clone(&stop);
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                let payload = format!(r#"{{"id":"{sensor}","t":{},"temperature":-127}}"#, now_ms());
+                Publisher::connect(mqtt, Version::V5).publish(
+                    &format!("sensors/{sensor}/reading"),
+                    payload.as_bytes(),
+                    false,
+                );
+                std::thread::sleep(Duration::from_millis(500));
+            }
+        })
+    };
+    move || {
+        stop.store(true, Ordering::Relaxed);
+        sender.join().unwrap();
+    }
+}
+
 #[test]
 fn alertmanager_has_the_open_incidents_also_after_it_forgot_them() {
     if !is_there("prometheus-alertmanager") {
@@ -939,7 +963,7 @@ fn alertmanager_has_the_open_incidents_also_after_it_forgot_them() {
         .unwrap();
     let manager = Manager::start(dir.path(), free);
     let config = format!(
-        "[incidents]\nclear_after = \"12s\"\n\n[alertmanager.main]\nurl = \"http://{free}\"\n"
+        "[incidents]\nclear_after = \"2s\"\n\n[alertmanager.main]\nurl = \"http://{free}\"\n"
     );
     fs::write(dir.path().join("vigie.toml"), config).unwrap();
     let args = ["--mqtt", "127.0.0.1:0", "--config", "vigie.toml"];
@@ -956,36 +980,19 @@ fn alertmanager_has_the_open_incidents_also_after_it_forgot_them() {
     drop(manager);
     fs::remove_dir_all(dir.path().join("alertmanager")).unwrap();
     let manager = Manager::start(dir.path(), free);
-    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let ongoing = {
-        let (stop, mqtt) = (Arc::clone(&stop), running.mqtt());
-        std::thread::spawn(move || {
-            // The incident goes on.
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                let payload = format!(r#"{{"id":"C001","t":{},"temperature":-127}}"#, now_ms());
-                super::mqtt::Publisher::connect(mqtt, super::mqtt::Version::V5).publish(
-                    "sensors/C001/reading",
-                    payload.as_bytes(),
-                    false,
-                );
-                std::thread::sleep(Duration::from_millis(500));
-            }
-        })
-    };
+    let stop = goes_on(running.mqtt(), "C001");
     let begun = Instant::now();
     manager.wait_alerts(&["C001"], Duration::from_secs(75));
     eprintln!("told again after {:?}", begun.elapsed());
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    ongoing.join().unwrap();
+    stop();
     for seq in 0..4 {
         publish(&running, "C001", 100 + seq, 20.0);
         std::thread::sleep(Duration::from_secs(1));
     }
     manager.wait_alerts(&[], PATIENCE);
 
-    // Whoever knows that it was nothing gets no mail about its end, but here it has to end, and does
-    // long before it would have.
-    alarm(&running, "C002");
+    // Whoever knows that it was nothing gets no mail about its end. Here it has to end, though it goes on.
+    let stop = goes_on(running.mqtt(), "C002");
     manager.wait_alerts(&["C002"], PATIENCE);
     let incidents = running.incidents();
     let of = |incident: &&Value| incident["sensor"] == "C002";
@@ -993,6 +1000,7 @@ fn alertmanager_has_the_open_incidents_also_after_it_forgot_them() {
     let path = format!("/api/v1/incidents/{id}/false-alarm");
     let (status, body) = post(running.http, &path, "application/json", "{}");
     assert_eq!(status, 200, "{body}");
-    manager.wait_alerts(&[], Duration::from_secs(6));
+    manager.wait_alerts(&[], PATIENCE);
+    stop();
     running.process.stop();
 }
