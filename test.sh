@@ -316,15 +316,22 @@ have_deny() {
     cargo install cargo-deny --locked
 }
 
+# Of each lock file: the engine's, the node's, the fuzzers'.
+deny() {
+    cargo deny --manifest-path Cargo.toml --config deny.toml check "$@"
+    cargo deny --manifest-path firmware/Cargo.toml --config firmware/deny.toml check "$@"
+    cargo deny --manifest-path fuzz/Cargo.toml --config deny.toml check "$@"
+}
+
 dependencies() {
     have_deny
-    cargo deny check licenses bans sources
+    deny licenses bans sources
 }
 
 advisories() {
     have_deny
     cargo deny fetch db || spare "the advisory database cannot be reached"
-    cargo deny check advisories
+    deny advisories
 }
 
 if ! $quick; then

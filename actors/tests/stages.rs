@@ -880,3 +880,34 @@ fn silence_outlives_a_clock_that_is_set() {
         });
     }
 }
+
+/// A write that fails half-way ends the database, and hours can wait.
+#[test]
+fn with_too_little_room_on_the_disk_the_keeper_writes_nothing() {
+    const HOUR_MS: i64 = 3_600_000;
+    let dir = tempfile::tempdir().unwrap();
+    let enough = without_forest();
+    let mut too_little = enough.clone();
+    too_little.store.min_free_mib = u32::MAX;
+    in_system(async {
+        let bench = Bench::start(dir.path(), &enough);
+        bench.send(&fleet(3, 1_000), 100).await;
+        bench.stop().await;
+        for (settings, writes) in [(&too_little, false), (&enough, true)] {
+            let bench = Bench::start(dir.path(), settings);
+            bench.clock.advance_to(START_MS + 4 * HOUR_MS);
+            let tick = bench.pipeline.ticker();
+            let mut rolled_up = None;
+            for _ in 0..100 {
+                tick();
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                rolled_up = bench.store.newest_hour(&sensor(2)).unwrap();
+                if rolled_up.is_some() {
+                    break;
+                }
+            }
+            assert_eq!(rolled_up.is_some(), writes, "{rolled_up:?}");
+            bench.stop().await;
+        }
+    });
+}

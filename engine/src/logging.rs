@@ -7,11 +7,24 @@ mod repeats;
 use std::io::{IsTerminal, stderr};
 use std::thread::JoinHandle;
 
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, fmt};
 
 use self::repeats::Repeats;
+
+/// Crates whose details hold secrets: these tell whole requests, with the token in their head and the path
+/// of a webhook. Of what else talks to others, lettre and the MongoDB driver are built without logging;
+/// rumqttc, rustls, h2 and hickory tell lengths, numbers and host names.
+const SECRETIVE: [&str; 2] = ["ureq", "ureq_proto"];
+
+/// Whether it may be told, whatever `VIGIE_LOG` asks for.
+fn is_no_secret(about: &Metadata<'_>) -> bool {
+    let of = about.target().split("::").next().unwrap_or_default();
+    *about.level() <= Level::INFO || !SECRETIVE.contains(&of)
+}
 
 /// Tells what was held back when it is dropped.
 pub(crate) struct Log {
@@ -32,6 +45,7 @@ pub(crate) fn start() -> Log {
     let lines = fmt::layer().with_writer(stderr);
     let registry = tracing_subscriber::registry()
         .with(filter)
+        .with(filter_fn(is_no_secret))
         .with(repeats.clone());
     if stderr().is_terminal() {
         registry.with(lines.with_target(false).compact()).init();

@@ -90,6 +90,34 @@ fn samples_load_and_the_full_one_is_the_default() {
     }
 }
 
+/// That the values are the defaults is shown above; here, that the comments say the same.
+#[test]
+fn the_full_sample_tells_the_defaults_that_it_has() {
+    let mut comment = String::new();
+    let mut told = 0;
+    for line in FULL.lines() {
+        if let Some(text) = line.strip_prefix("# ") {
+            comment += text;
+            comment.push(' ');
+            continue;
+        }
+        if let Some((key, value)) = line.split_once(" = ")
+            && !key.starts_with('#')
+        {
+            let (_, default) = comment.rsplit_once("Default: ").expect(line);
+            let default = default.trim_end().strip_suffix('.').expect(line);
+            // Behind a comma may stand why.
+            let is_same = default
+                .strip_prefix(value)
+                .is_some_and(|why| why.is_empty() || why.starts_with(", "));
+            assert!(is_same, "{line:?}, the comment says {default}");
+            told += 1;
+        }
+        comment.clear();
+    }
+    assert!(told > 60, "{told}");
+}
+
 #[test]
 fn the_full_sample_has_every_key() {
     let example = |line: &str| {

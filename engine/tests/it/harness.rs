@@ -276,6 +276,11 @@ pub(crate) fn engine(dir: &Path, args: &[impl AsRef<OsStr>]) -> Finished {
     Finished::of(Process::start(dir, args))
 }
 
+/// The same with these variables in the environment.
+pub(crate) fn engine_in(dir: &Path, args: &[&str], environment: &[(&str, &str)]) -> Finished {
+    Finished::of(Process::start_in(dir, args, environment))
+}
+
 /// Runs `engine ARGS` to its end, with `input` on its standard input.
 pub(crate) fn engine_reading(dir: &Path, args: &[&str], input: &str) -> Finished {
     let mut process = Process::start_with(dir, args, &[], Stdio::piped());
@@ -509,12 +514,17 @@ pub(crate) fn text_of(value: &Value) -> String {
 
 /// A `GET` over a connection of its own: status and body.
 pub(crate) fn get(addr: SocketAddr, path: &str) -> Result<(u16, String), String> {
+    get_with(addr, path, "")
+}
+
+/// The same with more lines in the head, each with its end.
+pub(crate) fn get_with(addr: SocketAddr, path: &str, more: &str) -> Result<(u16, String), String> {
     let failed = |error: std::io::Error| format!("GET http://{addr}{path}: {error}");
     let mut stream = TcpStream::connect_timeout(&addr, Duration::from_secs(5)).map_err(failed)?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
     write!(
         stream,
-        "GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nHost: {addr}\r\n{more}Connection: close\r\n\r\n"
     )
     .map_err(failed)?;
     let mut answer = Vec::new();

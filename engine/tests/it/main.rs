@@ -2,8 +2,9 @@
 //!
 //! The environment sets how much: `VIGIE_KILLS` (kills in `kill`, default 10), `VIGIE_OUTAGES`
 //! (restarts and kills of the broker in `outages`, default 5), `VIGIE_FLOOD` (ids in `flood`,
-//! default 20,000), `VIGIE_FLEET_S` (seconds of the fleet in `node`, default 30) and
-//! `VIGIE_NODE_KILLS` (kills of a node there, default 5).
+//! default 20,000), `VIGIE_FLEET_S` (seconds of the fleet in `node`, default 30),
+//! `VIGIE_NODE_CHAOS_S` (seconds of faults there, default 25) and `VIGIE_NODE_KILLS` (kills of a node
+//! there, default 5).
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -337,7 +337,9 @@ fn whole(engine: &Engine) -> BTreeMap<String, u64> {
 #[test]
 fn every_reading_arrives_once_and_in_order_through_cuts_kills_and_freezes() {
     const NODES: usize = 20;
-    const TAKEN: u64 = 250;
+    const INTERVAL_MS: u64 = 100;
+    let seconds = u64::from(setting("VIGIE_NODE_CHAOS_S", 25));
+    let taken = seconds * 1_000 / INTERVAL_MS;
     let dir = tempfile::tempdir().unwrap();
     let Some(program) = program() else {
         return;
@@ -345,7 +347,9 @@ fn every_reading_arrives_once_and_in_order_through_cuts_kills_and_freezes() {
     let mut engine = Engine::run(dir.path());
     let link = Link::to(engine.mqtt());
     let mut file = NodeFile::plain(link.addr.port());
-    let load = format!("--nodes {NODES} --take {TAKEN} --count {TAKEN}");
+    assert_eq!(file.interval, format!("{INTERVAL_MS}ms"));
+    let load = format!("--nodes {NODES} --take {taken} --count {taken}");
+    let begun = Instant::now();
     let with_time = start(&program, dir.path(), &file.write(dir.path(), "T"), &load);
     // Nobody answers there: these never know the time.
     file.more = "ntp = [\"127.0.0.1:9\"]".to_owned();
@@ -354,9 +358,15 @@ fn every_reading_arrives_once_and_in_order_through_cuts_kills_and_freezes() {
 
     let mut chance = StdRng::seed_from_u64(8);
     let within = Duration::from_millis(1200);
-    let mut faults: Vec<u32> = (0..5).collect();
-    faults.extend((0..9).map(|_| chance.gen_range(0..5)));
-    for fault in faults {
+    let mut faults = 0;
+    // Each kind at least twice, and until the last reading is taken.
+    while faults < 10 || begun.elapsed() < Duration::from_secs(seconds) {
+        let fault = if faults < 10 {
+            faults % 5
+        } else {
+            chance.gen_range(0..5)
+        };
+        faults += 1;
         std::thread::sleep(Duration::from_millis(chance.gen_range(200..1200)));
         match fault {
             0 => link.cut(),
@@ -390,7 +400,7 @@ fn every_reading_arrives_once_and_in_order_through_cuts_kills_and_freezes() {
     for node in [with_time, without] {
         let node = finish(node, Duration::from_mins(2));
         let said = node.stderr().join("\n");
-        let total = TAKEN * NODES as u64;
+        let total = taken * NODES as u64;
         assert!(
             said.contains(&format!(
                 "acknowledged {total} of {total} readings, dropped 0"
@@ -402,7 +412,12 @@ fn every_reading_arrives_once_and_in_order_through_cuts_kills_and_freezes() {
     assert_eq!(engine.ledger("late"), 0);
     let sums = whole(&engine);
     assert_eq!(sums.len(), 2 * NODES);
-    assert!(sums.values().all(|count| *count == TAKEN), "{sums:?}");
+    assert!(sums.values().all(|count| *count == taken), "{sums:?}");
+    eprintln!(
+        "chaos: {} readings in {:.0} s, {faults} faults",
+        2 * NODES as u64 * taken,
+        begun.elapsed().as_secs_f64()
+    );
     engine.process.stop();
 }
 

@@ -123,9 +123,10 @@ fn a_frozen_broker_is_given_up_and_nothing_is_lost() {
     };
     let connects = bench.connects();
     bench.mosquitto.signal("STOP");
+    // One and a half keep-alives after it was last heard, and what a busy machine takes.
     wait_until(
         "the end of patience",
-        Duration::from_secs(20),
+        Duration::from_secs(10),
         || match bench.engine.count("vigie_broker_connected") {
             0 => Ok(()),
             _ => Err("still connected".to_owned()),

@@ -2,13 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 
 use super::certificates::private;
 use super::foreign::is_there;
-use super::harness::{Engine, engine, engine_reading, get, now_ms, wait_until};
+use super::harness::{
+    Engine, PATIENCE, Process, RUN, engine, engine_in, engine_reading, get_with, now_ms, wait_until,
+};
 use super::mqtt::{Publisher, Version};
 
 /// Part of every secret here.
@@ -29,6 +33,34 @@ fn config() -> String {
     )
 }
 
+/// Takes every POST, and keeps its head.
+fn taker() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (addr, heads) = (listener.local_addr().unwrap(), Arc::default());
+    let kept: Arc<Mutex<Vec<String>>> = Arc::clone(&heads);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let head = take(stream);
+            kept.lock().unwrap().push(head);
+        }
+    });
+    (addr, heads)
+}
+
+fn take(mut stream: TcpStream) -> String {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).unwrap() > 0 {}
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "))
+        .map_or(0, |length| length.parse().unwrap());
+    reader.read_exact(&mut vec![0; length]).unwrap();
+    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    stream.write_all(answer.as_bytes()).unwrap();
+    head
+}
+
 /// Fails if any file below `dir` holds the canary.
 fn assert_silent_files(dir: &Path) {
     for entry in fs::read_dir(dir).unwrap() {
@@ -46,45 +78,76 @@ fn assert_silent_files(dir: &Path) {
 }
 
 #[test]
-fn no_secret_is_said_written_or_served() {
+fn no_secret_is_said_written_or_served_at_the_finest_level_of_the_log() {
+    const TRACE: [(&str, &str); 1] = [("VIGIE_LOG", "trace,ureq=trace,ureq_proto::client=trace")];
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("vigie.toml"), config()).unwrap();
+    // Two of those whom it tells are there, and are shown their secrets.
+    let (addr, heads) = taker();
+    let there = format!(
+        "\n[webhook.taken]\nurl = \"http://{addr}/{CANARY}-of-the-path?key={CANARY}\"\n\
+         secret = \"{CANARY}-of-the-taken-hook\"\n\n\
+         [alertmanager.taken]\nurl = \"http://{addr}\"\ntoken = \"{CANARY}-of-the-manager\"\n"
+    );
+    fs::write(dir.path().join("vigie.toml"), config() + &there).unwrap();
     let named = ["--config", "vigie.toml"];
     let mut said = String::new();
     for command in [&["check"][..], &["config", "show"], &["test-alert"]] {
-        let finished = engine(dir.path(), &[command, &named].concat());
+        let finished = engine_in(dir.path(), &[command, &named].concat(), &TRACE);
         said += &(finished.stdout + &finished.stderr);
     }
-    assert_eq!(said.matches("[redacted]").count(), 7, "{said}");
+    assert_eq!(said.matches("[redacted]").count(), 10, "{said}");
 
-    // Nobody whom it wants to reach is there: each way complains.
-    let args = [&["--mqtt", "127.0.0.1:0"], &named[..]].concat();
-    let mut running = Engine::run_with(dir.path(), &args);
+    let (args, _port_for_devices) = RUN.split_at(5);
+    let args = [args, &["--mqtt", "127.0.0.1:0"], &named].concat();
+    let mut running = Engine::of(Process::start_in(dir.path(), &args, &TRACE)).unwrap();
     let payload = format!(r#"{{"id":"C001","t":{},"temperature":-127}}"#, now_ms());
     let mut publisher = Publisher::connect(running.mqtt(), Version::V5);
     publisher.publish("sensors/C001/reading", payload.as_bytes(), false);
-    // A secret at the wrong place is quarantined, which is where `doctor` shows it: not ours.
-    wait_until("all complaints", std::time::Duration::from_secs(15), || {
+    // Of the others each way complains. A secret at the wrong place is quarantined, which is where
+    // `doctor` shows it: not ours.
+    wait_until("all complaints", PATIENCE, || {
         let lines = running.process.stderr().join("\n");
         let complained = lines.matches("a notice waits").count() >= 3
             && lines.contains("not connected to the broker");
         complained.then_some(()).ok_or(lines)
     });
+    for mark in [
+        format!("POST /{CANARY}-of-the-path?key={CANARY} "),
+        format!("Bearer {CANARY}-of-the-manager"),
+    ] {
+        wait_until("both are told", PATIENCE, || {
+            let heads = heads.lock().unwrap().concat();
+            heads.contains(&mark).then_some(()).ok_or(heads)
+        });
+    }
+    let token = format!("Authorization: Bearer {CANARY}-token-of-the-page\r\n");
     for path in [
         "/",
         "/metrics",
         "/healthz",
         "/readyz?verbose",
         "/api/v1/ledger",
+        "/api/v1/ledger/sensors",
         "/api/v1/health",
+        "/api/v1/sensors",
+        "/api/v1/incidents",
+        "/api/v1/anomalies",
+        "/api/v1/mongodb",
+        "/api/v1/quantities",
     ] {
-        let (_, body) = get(running.http, path).unwrap();
+        let (status, body) = get_with(running.http, path, &token).unwrap();
+        assert_eq!(status, 200, "{path}: {body}");
         said += &body;
     }
     running.process.stop();
     said += &running.process.stdout().join("\n");
     said += &running.process.stderr().join("\n");
-    assert!(!said.contains(CANARY), "{said}");
+    // It does tell everything else.
+    for level in ["TRACE", "DEBUG"] {
+        assert!(said.contains(&format!("\"level\":\"{level}\"")), "{level}");
+    }
+    let sings: Vec<_> = said.lines().filter(|line| line.contains(CANARY)).collect();
+    assert!(sings.is_empty(), "{sings:#?}");
     assert_silent_files(&dir.path().join("data"));
 }
 

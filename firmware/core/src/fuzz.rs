@@ -1,5 +1,6 @@
 //! No input from outside makes the node panic: what a broker sends, what a time server answers, what
-//! is typed, what lies in flash. `VIGIE_NODE_FUZZ` says how many inputs, a fifth of them each.
+//! is typed, what lies in flash. `VIGIE_NODE_FUZZ` says how many inputs each of the two gets that come from
+//! the network; the others a fifth of that.
 
 use alloc::vec::Vec;
 
@@ -64,9 +65,9 @@ fn inputs() -> u64 {
     std::env::var("VIGIE_NODE_FUZZ").map_or(200_000, |text| text.parse().unwrap())
 }
 
-fn share(seed: u64, examples: &[Vec<u8>], mut check: impl FnMut(&[u8])) {
+fn run(inputs: u64, seed: u64, examples: &[Vec<u8>], mut check: impl FnMut(&[u8])) {
     let mut chance = Chance(seed);
-    for _ in 0..inputs() / 5 {
+    for _ in 0..inputs {
         check(&chance.input(examples));
     }
 }
@@ -79,7 +80,7 @@ fn any_reply_of_a_time_server_is_survived() {
     good[1] = 1;
     good[24..32].copy_from_slice(&nonce);
     good[40..].fill(0xaa);
-    share(11, &[good.to_vec()], |bytes| {
+    run(inputs(), 11, &[good.to_vec()], |bytes| {
         if let Ok(utc_ms) = sntp::reply(nonce, bytes) {
             let mut clock = Clock::default();
             clock.set(utc_ms, 5);
@@ -92,14 +93,14 @@ fn any_reply_of_a_time_server_is_survived() {
 fn any_line_at_the_console_is_survived() {
     let lines = ["show", "set broker.port 1884", "reboot", "set wifi.ssid é"];
     let lines = lines.map(|line| line.as_bytes().to_vec());
-    share(13, &lines, |bytes| {
+    run(inputs() / 5, 13, &lines, |bytes| {
         let _any = console::parse(bytes);
     });
 }
 
 #[test]
 fn any_config_partition_is_survived() {
-    share(17, &[config().encode().unwrap()], |bytes| {
+    run(inputs() / 5, 17, &[config().encode().unwrap()], |bytes| {
         let _any = Config::decode(bytes);
         // Past the checksum.
         if let Some(body) = bytes.get(16..) {
@@ -117,7 +118,7 @@ fn any_config_partition_is_survived() {
 #[test]
 fn any_entry_in_flash_is_survived() {
     let names = Names::new();
-    share(19, &[sample(7).encode()], |bytes| {
+    run(inputs() / 5, 19, &[sample(7).encode()], |bytes| {
         if let Some(entry) = Entry::decode(bytes) {
             let _any = entry.payload(Some(0), &names);
         }
@@ -152,7 +153,7 @@ fn anything_that_a_broker_says_is_survived() {
     let shared = shared();
     let mut accepted = 0_u64;
     let mut seq = 0;
-    share(23, &examples, |says| {
+    run(inputs(), 23, &examples, |says| {
         block_on(async {
             while shared.queue.lock().await.len() < 4 {
                 shared.queue.lock().await.push(sample(seq)).await;
@@ -169,7 +170,7 @@ fn anything_that_a_broker_says_is_survived() {
         accepted += u64::from(shared.link.take() == "connected");
     });
     assert!(
-        accepted > inputs() / 100,
+        accepted > inputs() / 20,
         "only {accepted} got past the CONNACK"
     );
 }

@@ -17,7 +17,6 @@ use crate::entry::Names;
 use crate::facts::Facts;
 use crate::queue::Queue;
 use crate::sampling::{Sampled, Sampling};
-use crate::session::within;
 use crate::shared::{Counters, Counts, Due, Shared};
 use crate::{AnySensor, Board, Keys, Network, console, settings, uplink};
 
@@ -242,11 +241,7 @@ impl<B: Board, N: Network, K: Keys, F: MultiwriteNorFlash, S: MultiwriteNorFlash
                 Sleep::Deep => {
                     sampling.once(shared).await;
                     shared.due.sampling_is_over();
-                    let attempt = uplink::once(shared, network, true);
-                    let ended = within(&shared.board, AWAKE_MS, attempt).await;
-                    if let Some(Err(why)) = ended {
-                        shared.say(&alloc::format!("broker: {why}; after the sleep again"));
-                    }
+                    uplink::until_sent(shared, network, AWAKE_MS).await;
                 }
             }
         };

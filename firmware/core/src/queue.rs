@@ -40,7 +40,8 @@ const BOOTS: usize = 64;
 
 type Store<F> = QueueStorage<F, Cache<HeapPageStates, HeapPagePointers, Uncached, ()>>;
 
-/// The readings that wait, oldest first. Each has a number: the first ever is 0.
+/// The readings that wait, oldest first. Each has a number: the first ever is 0. A number never goes to
+/// a newer reading than the one that had it.
 pub(crate) struct Queue<F: MultiwriteNorFlash> {
     store: Store<F>,
     buffer: Vec<u8>,
@@ -176,8 +177,11 @@ impl<F: MultiwriteNorFlash> Queue<F> {
         }
         self.flash_errors += 1;
         if self.spare.len() == SPARE {
-            // Those in flash are older, but they are safe there.
+            // Those in flash are older, but they are safe there. The numbers of those in RAM stay as
+            // they are; those of what is in flash go up by one, so that at most some of it is sent
+            // twice. The other way round what was not sent would be taken for sent.
             self.spare.pop_front();
+            self.first += 1;
             self.dropped += 1;
         }
         self.spare.push_back(entry);
@@ -433,6 +437,50 @@ mod tests {
         }
         assert!(queue.len() >= 6_489, "{}", queue.len());
         assert_eq!(queue.len() as u64 + queue.dropped(), 2 * 6_489);
+    }
+
+    /// Sends as a session does, while the flash takes nothing any more.
+    #[test]
+    fn with_a_dead_flash_all_is_sent_or_counted_and_nothing_else_is_acknowledged() {
+        const PUSHED: u64 = 1_200;
+        for kept in [0, 5, 20] {
+            let mut flash = EmulatedFlash::erased(4);
+            let mut queue = open(&mut flash);
+            for seq in 0..kept {
+                block_on(queue.push(sample(seq)));
+            }
+            queue.store.flash().cut_after(1, 1);
+            let mut sent = std::collections::BTreeSet::new();
+            let mut in_flight = VecDeque::new();
+            let mut next = queue.first();
+            for seq in kept..PUSHED {
+                block_on(queue.push(sample(seq)));
+                assert!(queue.len() <= usize::try_from(kept).unwrap() + SPARE);
+                // The broker is slow for a while, then fast.
+                let is_slow = seq % 400 < 200;
+                next = next.max(queue.first());
+                while in_flight.len() < 16
+                    && let Some(entry) = block_on(queue.get(next))
+                {
+                    sent.insert(entry.seq);
+                    in_flight.push_back(next);
+                    next += 1;
+                }
+                for _ in 0..if is_slow { seq % 2 } else { 16 } {
+                    let Some(number) = in_flight.pop_front() else {
+                        break;
+                    };
+                    if queue.first() == number {
+                        let oldest = block_on(queue.get(number)).unwrap();
+                        assert!(sent.contains(&oldest.seq), "{} of {seq}", oldest.seq);
+                        block_on(queue.pop());
+                    }
+                }
+            }
+            let lost = PUSHED - sent.len() as u64;
+            assert!(lost > 0 && lost <= queue.dropped(), "{lost} with {kept}");
+            assert_eq!(sent.last(), Some(&(PUSHED - 1)), "with {kept}");
+        }
     }
 
     #[test]

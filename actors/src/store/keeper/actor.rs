@@ -1,5 +1,6 @@
 //! The Keeper: one pass now and then, on a thread of its own.
 
+use std::cell::RefCell;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub struct Keeping {
     metrics: Metrics,
     /// Set when the end is near.
     closing: Arc<OnceLock<Instant>>,
+    /// When it looked ahead, and when the last pass began.
+    looked: Option<Instant>,
     last: Option<Instant>,
 }
 
@@ -57,12 +60,27 @@ impl Keeping {
             guard,
             metrics,
             closing,
+            looked: None,
             last: None,
         }
     }
 }
 
 impl Keeping {
+    /// As for readings: a write that fails half-way would end the database.
+    fn has_room(&mut self) -> bool {
+        self.room.missing().is_none()
+    }
+
+    fn mark(&mut self) {
+        if let Err(error) = self.keeper.mark() {
+            tracing::debug!(
+                error = chain(&error),
+                "cannot write down how many are stored"
+            );
+        }
+    }
+
     fn look_ahead(&mut self, now_ms: i64) {
         let (store, max) = self.keeper.size();
         let Some(room) = self.room.left() else {
@@ -97,22 +115,30 @@ impl Handler<Tick> for Keeping {
     type Result = ();
 
     fn handle(&mut self, _: Tick, ctx: &mut Context<Self>) {
-        if let Err(error) = self.keeper.mark() {
-            tracing::debug!(
-                error = chain(&error),
-                "cannot write down how many are stored"
-            );
+        let is_over = |last: Option<Instant>| last.is_none_or(|last| last.elapsed() >= EVERY);
+        let now_ms = self.clock.now_ms();
+        if is_over(self.looked) {
+            self.looked = Some(Instant::now());
+            self.look_ahead(now_ms);
         }
-        if self.last.is_some_and(|last| last.elapsed() < EVERY) {
+        if !self.has_room() {
+            return;
+        }
+        self.mark();
+        if !is_over(self.last) {
             return;
         }
         self.last = Some(Instant::now());
-        let now_ms = self.clock.now_ms();
-        self.look_ahead(now_ms);
-        let keeper = &mut self.keeper;
-        let stop = || self.closing.get().is_some();
+        let (keeper, room) = (&mut self.keeper, RefCell::new(&mut self.room));
+        let stop = || self.closing.get().is_some() || room.borrow_mut().missing().is_some();
         match self.guard.run(None, || keeper.pass(now_ms, &stop)) {
-            Ok(Ok(done)) => self.metrics.kept(done),
+            Ok(Ok(done)) => {
+                self.metrics.kept(done);
+                if !self.has_room() {
+                    // The rest as soon as there is some.
+                    self.last = None;
+                }
+            }
             Ok(Err(error)) => {
                 tracing::error!(
                     error = chain(&error),
@@ -132,6 +158,8 @@ impl Handler<Drain> for Keeping {
 
     /// A pass ends by itself once the end is near.
     fn handle(&mut self, _: Drain, _: &mut Context<Self>) {
-        let _said_before = self.keeper.mark();
+        if self.has_room() {
+            self.mark();
+        }
     }
 }

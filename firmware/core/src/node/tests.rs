@@ -85,6 +85,12 @@ struct Sleeper {
 impl Sleeper {
     /// From the start to the sleep.
     fn wake(&mut self, network: &Taking) -> Counts {
+        self.wake_and_join(network, None).0
+    }
+
+    /// The same; the network is there so many ms after the start, if it is not there all the time.
+    /// Also for how long it was awake.
+    fn wake_and_join(&mut self, network: &Taking, joined_ms: Option<u64>) -> (Counts, u64) {
         const INTERVAL_MS: u64 = 5 * MINUTE;
         let woke_ms = self
             .retained
@@ -93,11 +99,19 @@ impl Sleeper {
         let config = config("sleep = \"deep\"\ninterval = \"5m\"");
         let mut parts = parts(&board, network, &mut self.queue, &mut self.facts, config);
         parts.retained = self.retained.take();
-        let work = async {
-            let mut node = Node::open(parts).await.unwrap();
-            (node.run().await, node.counts().await)
-        };
-        let (ended, counts) = board.run(woke_ms + 2 * MINUTE, work).unwrap();
+        let work = join(
+            async {
+                let mut node = Node::open(parts).await.unwrap();
+                (node.run().await, node.counts().await)
+            },
+            async {
+                if let Some(joined_ms) = joined_ms {
+                    (&board).sleep_until(woke_ms + joined_ms).await;
+                    network.is_up.set(true);
+                }
+            },
+        );
+        let ((ended, counts), ()) = board.run(woke_ms + 2 * MINUTE, work).unwrap();
         let Ended::Sleep { for_ms, retained } = ended else {
             panic!("{ended:?}");
         };
@@ -106,7 +120,8 @@ impl Sleeper {
         assert_eq!((retained.slept_at_ms + for_ms) % INTERVAL_MS, 0);
         assert!(for_ms <= INTERVAL_MS);
         self.retained = Some(retained);
-        counts
+        assert!(board.hungry.get() <= FEED_EVERY_MS);
+        (counts, retained.slept_at_ms - woke_ms)
     }
 }
 
@@ -177,6 +192,29 @@ fn a_node_that_sleeps_sends_all_that_waits_and_goes_on_where_it_was() {
         .collect();
     assert_eq!(times[0], 1_795_608_000_000);
     assert_eq!(times[IDS], times[0] + 300_000);
+}
+
+#[test]
+fn a_node_that_sleeps_waits_for_its_network_and_sleeps_as_soon_as_all_is_sent() {
+    let mut sleeper = Sleeper {
+        queue: EmulatedFlash::erased(4),
+        facts: EmulatedFlash::erased(2),
+        retained: None,
+    };
+    let ids = MAX_SENSORS as u64 + 1;
+    for wake in 0..3 {
+        // A chip joins anew after each sleep.
+        let network = Taking::default();
+        let (counts, awake_ms) = sleeper.wake_and_join(&network, Some(3_000));
+        assert_eq!((counts.acknowledged, counts.waiting), (ids, 0));
+        assert!((3_000..3_500).contains(&awake_ms), "{awake_ms}");
+        let seqs: Vec<_> = readings(&network).iter().map(|one| one.seq).collect();
+        assert_eq!(seqs, vec![Some(wake); MAX_SENSORS + 1]);
+    }
+    // Nor for ever.
+    let (counts, awake_ms) = sleeper.wake_and_join(&Taking::default(), None);
+    assert_eq!(counts.waiting, ids);
+    assert!((MINUTE..MINUTE + 1_000).contains(&awake_ms), "{awake_ms}");
 }
 
 // ---- What feeds the watchdog ----
