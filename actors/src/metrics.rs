@@ -14,7 +14,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-pub use self::board::{Board, BoardConfig, Latest, Seen, Shown};
+pub use self::board::{Became, Board, BoardConfig, Latest, Seen, Shown};
 pub use self::forwarder::ForwarderMetrics;
 pub use self::hdr::{Bounds, HdrSeconds};
 pub use self::mailbox::{Mailbox, Way};

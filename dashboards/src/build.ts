@@ -134,6 +134,12 @@ const one: Tile[] = [
   timeseries("Missing", "Readings that never came, by the gaps in their numbers.", "short", [
     [`increase(${usual("vigie_sensor_missing_readings_total")}[$__rate_interval])`, "missing"],
   ], 12),
+  timeseries("Messages", "Answered, and of these: late, known already, kept aside.", "short", [
+    [`increase(${usual("vigie_sensor_received_messages_total")}[$__rate_interval])`, "received"],
+    [`increase(${usual("vigie_sensor_late_readings_total")}[$__rate_interval])`, "late"],
+    [`increase(${usual("vigie_sensor_duplicate_readings_total")}[$__rate_interval])`, "duplicate"],
+    [`increase(${usual("vigie_sensor_quarantined_messages_total")}[$__rate_interval])`, "quarantined"],
+  ], 24),
 ];
 
 const engine: Tile[] = [

@@ -2,6 +2,7 @@
 //! are nearly all lines of `/metrics`, and the stream moves on between every few of them.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt::{Display, Write as _};
 use std::sync::{Arc, Mutex};
 
@@ -66,6 +67,28 @@ pub struct Latest {
     pub skipped: u64,
 }
 
+/// What became of a message that named its sensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Became {
+    /// Stored, as the next one.
+    Stored,
+    /// Stored, but older than the newest.
+    Late,
+    /// It had been stored before.
+    Duplicate,
+    /// Kept aside.
+    Quarantined,
+}
+
+/// How many messages a sensor sent since the start, and of these, what became of some.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tally {
+    received: u64,
+    late: u64,
+    duplicate: u64,
+    quarantined: u64,
+}
+
 /// What is known of one sensor.
 #[derive(Debug, Clone)]
 struct Known {
@@ -98,6 +121,9 @@ pub struct Board {
 struct Inner {
     known: Vec<Known>,
     places: HashMap<SensorId, usize, Xxh3DefaultBuilder>,
+    /// Of as many sensors, which need not be the same: one that has only sent what is known already
+    /// has shown nothing.
+    tallies: HashMap<SensorId, Tally, Xxh3DefaultBuilder>,
     /// Readings of sensors beyond the cap.
     overflow: u64,
     now_ms: i64,
@@ -149,6 +175,36 @@ impl Board {
                 inner.overflow += 1;
             }
         }
+    }
+
+    /// What became of messages that have just been answered. One lock per batch. Whoever makes ids up
+    /// gets no series: what is kept aside counts only for sensors that have sent something better.
+    pub fn count(&self, messages: impl IntoIterator<Item = (SensorId, Became)>) {
+        let mut inner = lock(&self.inner);
+        for (sensor, became) in messages {
+            let is_full = inner.tallies.len() >= self.config.max_sensors;
+            let tally = match inner.tallies.entry(sensor) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(_) if is_full || became == Became::Quarantined => continue,
+                Entry::Vacant(place) => place.insert(Tally::default()),
+            };
+            tally.received += 1;
+            match became {
+                Became::Stored => {}
+                Became::Late => tally.late += 1,
+                Became::Duplicate => tally.duplicate += 1,
+                Became::Quarantined => tally.quarantined += 1,
+            }
+        }
+    }
+
+    /// All tallies, by sensor. They are copied at once: a thousand of them take some microseconds.
+    fn tallies(&self) -> Vec<(SensorId, Tally)> {
+        let inner = lock(&self.inner);
+        let mut all: Vec<_> = inner.tallies.iter().map(|(id, one)| (*id, *one)).collect();
+        drop(inner);
+        all.sort_unstable_by_key(|(sensor, _)| *sensor);
+        all
     }
 
     /// Sensors that it holds at most.
@@ -306,12 +362,47 @@ impl Board {
         for known in &all {
             missing.sample(known, None, known.missing);
         }
+        self.write_tallies(out);
         for (id, names) in self.quantities.iter() {
             names.write(out, &fresh, *id);
         }
         let name = "vigie_sensor_series_overflow_total";
         let help = "Readings of sensors beyond the cap on series of their own.";
         Family::counter(out, name, help).single(overflow);
+    }
+
+    /// What became of each sensor's messages.
+    fn write_tallies(&self, out: &mut String) {
+        type Part = (&'static str, &'static str, fn(&Tally) -> u64);
+        let all = self.tallies();
+        let parts: [Part; 4] = [
+            (
+                "vigie_sensor_received_messages_total",
+                "Messages of the sensor that were answered, since the engine's start.",
+                |tally| tally.received,
+            ),
+            (
+                "vigie_sensor_late_readings_total",
+                "Of these, readings stored although a newer one was there.",
+                |tally| tally.late,
+            ),
+            (
+                "vigie_sensor_duplicate_readings_total",
+                "Of these, readings that had been stored before.",
+                |tally| tally.duplicate,
+            ),
+            (
+                "vigie_sensor_quarantined_messages_total",
+                "Of these, messages kept aside.",
+                |tally| tally.quarantined,
+            ),
+        ];
+        for (name, help, part) in parts {
+            let mut family = Family::counter(out, name, help);
+            for (sensor, tally) in &all {
+                family.of(sensor, None, part(tally));
+            }
+        }
     }
 
     fn names(&self, quantity: QuantityId) -> Option<&Names> {
@@ -445,6 +536,10 @@ impl<'a> Family<'a> {
     /// Nothing here needs an escape: ids of sensors and names of rules and quantities have none of
     /// the characters, and names of groups were checked.
     fn sample(&mut self, known: &Known, other: Option<(&str, &str)>, value: impl Display) {
+        self.of(&known.sensor, other, value);
+    }
+
+    fn of(&mut self, sensor: &SensorId, other: Option<(&str, &str)>, value: impl Display) {
         self.head();
         self.out.push('{');
         // Labels in alphabetical order, as everywhere else; none comes behind `sensor`.
@@ -452,7 +547,7 @@ impl<'a> Family<'a> {
             self.label(label, text);
             self.out.push(',');
         }
-        self.label("sensor", known.sensor.as_str());
+        self.label("sensor", sensor.as_str());
         self.out.push('}');
         let _infallible = writeln!(self.out, " {value}");
     }
@@ -551,6 +646,40 @@ mod tests {
         );
         assert!(text.contains("last_seen_timestamp_seconds{sensor=\"A\"} 0"));
         assert!(text.contains("vigie_sensor_series_overflow_total 1"));
+    }
+
+    #[test]
+    fn counts_what_became_of_messages_of_sensors_that_are_real() {
+        let config = BoardConfig {
+            max_sensors: 2,
+            ..BoardConfig::default()
+        };
+        let board = Board::new(&Catalogue::default(), config);
+        let [first, second, third] = ["A", "B", "C"].map(|id| id.try_into().unwrap());
+        board.count([
+            (second, Became::Quarantined),
+            (first, Became::Stored),
+            (first, Became::Late),
+            (first, Became::Quarantined),
+        ]);
+        board.count([
+            (second, Became::Duplicate),
+            (third, Became::Stored),
+            (first, Became::Stored),
+        ]);
+        let text = text(&board);
+        for (what, counts) in [
+            ("received_messages", [4, 1]),
+            ("late_readings", [1, 0]),
+            ("duplicate_readings", [0, 1]),
+            ("quarantined_messages", [1, 0]),
+        ] {
+            for (sensor, count) in ["A", "B"].iter().zip(counts) {
+                let line = format!("vigie_sensor_{what}_total{{sensor=\"{sensor}\"}} {count}");
+                assert!(text.lines().any(|known| known == line), "{line}\n{text}");
+            }
+        }
+        assert!(!text.contains("\"C\""), "{text}");
     }
 
     #[test]

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use vigie_wire::topic;
+
 use super::committer::Committer;
 use super::room::Room;
 use crate::batch::Refusal;
 use crate::clock::Clock;
 use crate::failpoint;
 use crate::message::Carrier;
-use crate::metrics::{Latest, Metrics, Shown};
-use crate::reading::Arrival;
+use crate::metrics::{Became, Latest, Metrics, Shown};
+use crate::reading::{Arrival, Outcome};
 use crate::score::scorer::{Kind, Scored};
 use crate::supervise::{Failure, Health, Stage, chain};
 
@@ -88,6 +90,29 @@ impl Storing {
 }
 
 impl Storing {
+    /// What became of each sensor's messages.
+    fn tell_board(&self, scored: &Scored, outcomes: &[Outcome]) {
+        let mut rows = scored.readings.iter().peekable();
+        let answered = (0_u32..).zip(scored.batch.arrivals.iter().zip(outcomes));
+        let became = answered.filter_map(|(index, (arrival, outcome))| {
+            let (sensor, is_late) = match arrival {
+                Arrival::Reading(reading) => {
+                    let row = rows.next_if(|row| row.index == index)?;
+                    (reading.sensor, row.kind == Kind::Late)
+                }
+                Arrival::Quarantine(message) => (topic::parse(&message.topic)?.0, false),
+            };
+            let became = match outcome {
+                Outcome::Stored if is_late => Became::Late,
+                Outcome::Stored => Became::Stored,
+                Outcome::Duplicate => Became::Duplicate,
+                Outcome::Quarantined(_) => Became::Quarantined,
+            };
+            Some((sensor, became))
+        });
+        self.metrics.board.count(became);
+    }
+
     /// How old the readings are by now.
     fn ages(&self, scored: &Scored) {
         let Some(clock) = &self.clock else {
@@ -166,6 +191,7 @@ impl Stage for Storing {
                 .observe(committed.outcomes.len() as f64);
             self.health.committed();
         }
+        self.tell_board(&scored, &committed.outcomes);
         batch.commit(committed.outcomes);
         failpoint::pass("store.answered");
         self.publish(&scored);

@@ -50,6 +50,17 @@ fn fill(dir: &std::path::Path) -> Vec<(String, Vec<Value>)> {
     let stored = account["stored"].as_u64().unwrap();
     assert_eq!(account["received"].as_u64().unwrap(), stored + 2);
     assert_eq!(stored, engine.readings("C001").len() as u64);
+    // The metrics count the same since the start, which is since ever here.
+    for (what, count) in [
+        ("received_messages", stored + 2),
+        ("late_readings", 1),
+        ("duplicate_readings", 1),
+        ("quarantined_messages", 1),
+        ("missing_readings", 3),
+    ] {
+        let series = format!("vigie_sensor_{what}_total{{sensor=\"C001\"}}");
+        assert_eq!(engine.count(&series), count, "{series}");
+    }
     let all = ["C001", "C002", "C003"].map(|id| (id.to_owned(), engine.readings(id)));
     engine.process.stop();
     all.into()
