@@ -113,6 +113,8 @@ impl Delivery {
             return;
         }
         self.later = None;
+        // Somebody may take minutes to answer; what waits for that is known meanwhile.
+        self.account();
         if let Err(error) = self.empty() {
             tracing::error!(
                 channel = self.channel.name(),
@@ -243,7 +245,7 @@ impl Delivery {
                 }
             }
             Err(why) if self.has_to_wait(&incident, &why) => return Ok(false),
-            Err(_put_aside) => {}
+            Err(_not_tried_again) => {}
         }
         let keys = waiting.iter().map(|(key, _)| key.as_slice());
         failpoint::pass("alert.delivered");
@@ -257,7 +259,7 @@ impl Delivery {
         let (channel, error) = (self.channel.name(), chain(undelivered));
         self.stage.refused.inc();
         let Some(pause) = undelivered.why.pause(self.failures + 1) else {
-            tracing::error!(channel, incident, error, "a notice was put aside");
+            tracing::error!(channel, incident, error, "a notice is not tried again");
             return false;
         };
         self.failures += 1;

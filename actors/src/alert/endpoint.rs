@@ -91,9 +91,9 @@ impl Endpoint {
         let status = answer.status().as_u16();
         let why = match status {
             200..=299 => return Ok(()),
-            401 | 403 | 407 => Why::Credentials,
             408 | 425 | 429 | 500..=599 => Why::Unavailable,
-            _ => Why::Undeliverable,
+            // Somebody has to mend something; until then nothing is thrown away.
+            _ => Why::Credentials,
         };
         let said = answer
             .body_mut()
@@ -101,9 +101,9 @@ impl Endpoint {
             .limit(QUOTED)
             .read_to_string();
         let said = first_line(&said.unwrap_or_default());
-        let fix = match why {
-            Why::Credentials => "; check its token or secret",
-            Why::Undeliverable => "; check its address: is this what takes such messages?",
+        let fix = match status {
+            401 | 403 | 407 => "; check its token or secret",
+            _ if why == Why::Credentials => "; check the url: is this what takes such messages?",
             _ => "",
         };
         let what = format!("{} answered {status}: {said}{fix}", self.shown);
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_decide_what_becomes_of_a_message() {
+    fn only_2xx_ends_it_and_other_answers_decide_when_it_comes_again() {
         for (answer, why, part) in [
             ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", None, ""),
             (
@@ -208,14 +208,19 @@ mod tests {
                 "answered 401: who; check its token",
             ),
             (
+                "HTTP/1.1 400 No\r\ncontent-length: 13\r\n\r\nnot like this",
+                Some(Why::Credentials),
+                "answered 400: not like this; check the url",
+            ),
+            (
                 "HTTP/1.1 404 No\r\ncontent-length: 0\r\n\r\n",
-                Some(Why::Undeliverable),
-                "check its address",
+                Some(Why::Credentials),
+                "check the url",
             ),
             (
                 "HTTP/1.1 302 Found\r\nlocation: http://localhost:1/\r\ncontent-length: 0\r\n\r\n",
-                Some(Why::Undeliverable),
-                "answered 302",
+                Some(Why::Credentials),
+                "answered 302: ; check the url",
             ),
             (
                 "HTTP/1.1 429 Slow\r\ncontent-length: 0\r\n\r\n",
@@ -242,6 +247,8 @@ mod tests {
             assert!(asked.contains("x-vigie: 1"), "{asked}");
             let failed = posted.err();
             assert_eq!(failed.as_ref().map(|failed| failed.why), why, "{answer}");
+            let again = failed.as_ref().map(|failed| failed.why.pause(1));
+            assert_ne!(again, Some(None), "{answer} is never tried again");
             let words = failed.map(|failed| failed.what).unwrap_or_default();
             assert!(words.contains(part) && !words.contains("canary"), "{words}");
         }

@@ -133,7 +133,7 @@ impl Letter {
         }
     }
 
-    /// Says how many mails are left, at the end.
+    /// Says how many mails were sent, one for each recipient, at the end.
     #[must_use]
     pub fn with_budget(mut self, voice: &Voice, used: u32, daily: u32) -> Self {
         let label = voice.label(Label::Budget);
@@ -333,7 +333,7 @@ mod tests {
                engine incidents false-alarm C001-1790000000000\n  \
                engine incidents silence C001-1790000000000\n\
              \n\
-             Mails: 12 of 400 in the last 24 hours\n"
+             Mails: 12 of 400 in the last 24 hours, one for each recipient\n"
         );
     }
 
@@ -375,7 +375,10 @@ mod tests {
             link.starts_with("vigie.example.org/incidents/C001-1790000000000/false-alarm?"),
             "{link}"
         );
-        assert_eq!(after, "\nMails: 13 of 400 in the last 24 hours\n");
+        assert_eq!(
+            after,
+            "\nMails: 13 of 400 in the last 24 hours, one for each recipient\n"
+        );
     }
 
     #[test]
@@ -405,7 +408,7 @@ mod tests {
                engine incidents false-alarm C001-1790000000000-silence\n  \
                engine incidents silence C001-1790000000000-silence\n\
              \n\
-             Courriels: 12 sur 400 ces dernières 24 heures\n"
+             Courriels: 12 sur 400 ces dernières 24 heures, un par destinataire\n"
         );
         let jump = Letter::about(&notice(NoticeKind::Escalated), &voice, None, None, None);
         let text = jump.text();

@@ -82,7 +82,7 @@ pub enum Label {
     OverAt,
     /// Its id.
     Incident,
-    /// Mails of the last 24 hours.
+    /// Mails of the last 24 hours, one for each recipient.
     Budget,
 }
 
@@ -480,7 +480,7 @@ impl<C: Deref<Target = Catalogue>> Voice<C> {
         }
     }
 
-    /// Mails of the last 24 hours, out of how many.
+    /// Mails of the last 24 hours, one for each recipient, out of how many.
     pub fn budget(&self, used: u32, budget: u32) -> String {
         self.tongue().of_budget(used, budget)
     }

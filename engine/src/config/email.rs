@@ -10,7 +10,7 @@ use vigie_actors::alert::budget::Budget;
 use vigie_actors::alert::mail::{self, BadAddress, Letters, smtp};
 use vigie_actors::alert::route::{Reader, Route};
 use vigie_actors::alert::text::{Language, Voice};
-use vigie_actors::config::{Invalid, in_range};
+use vigie_actors::config::{Invalid, Span, in_range};
 use vigie_actors::group::Selection;
 use vigie_actors::ingest::broker::check_host;
 use vigie_actors::quantity::Catalogue;
@@ -45,6 +45,9 @@ pub(crate) struct Email {
     pub(crate) smtp_password: Option<SecretString>,
     /// File that holds the password.
     pub(crate) smtp_password_file: Option<PathBuf>,
+    /// Longest wait for the mail server's answer to a whole mail, 10 s to 10 minutes. After that the
+    /// mail is sent again.
+    pub(crate) answer_within: Span,
     /// The address that mails come from; without it, `smtp_user`.
     pub(crate) email_from: Option<String>,
     /// The address that notices go to; or several, with commas between them.
@@ -55,7 +58,7 @@ pub(crate) struct Email {
     pub(crate) time_zone: Option<String>,
     /// Recipients within 24 hours, 1 to 100,000.
     pub(crate) daily_budget: u32,
-    /// The last of them, which only critical incidents get; less than `daily_budget`.
+    /// The last of them, which only critical incidents get; what is left must be enough for a mail.
     pub(crate) critical_reserve: u32,
     /// Incidents that become so bad at least.
     pub(crate) severity: Severity,
@@ -75,6 +78,7 @@ impl Default for Email {
             smtp_user: None,
             smtp_password: None,
             smtp_password_file: None,
+            answer_within: Span::secs(5 * 60),
             email_from: None,
             email_to: NOBODY.into(),
             language: Language::English,
@@ -107,6 +111,7 @@ impl Email {
             tls: self.smtp_tls,
             ca_file: self.smtp_ca_file.clone(),
             login,
+            answer_within: self.answer_within.duration(),
         })
     }
 
@@ -147,8 +152,14 @@ impl Email {
         Some(Budget {
             daily: self.daily_budget,
             reserve: self.critical_reserve,
-            recipients: 1,
+            recipients: self.recipients(),
         })
+    }
+
+    /// How many people get each mail.
+    fn recipients(&self) -> u32 {
+        let letters = self.letters(Arc::default());
+        letters.map_or(1, |letters| letters.recipients())
     }
 
     /// Which notices are mailed.
@@ -176,6 +187,8 @@ impl Email {
         in_range("daily_budget", self.daily_budget, 1, 100_000)?;
         let most = self.daily_budget - 1;
         in_range("critical_reserve", self.critical_reserve, 0, most)?;
+        let (least, most) = (Span::secs(10), Span::secs(10 * 60));
+        in_range("answer_within", self.answer_within, least, most)?;
         if self.zone().is_none() {
             let name = self.time_zone.as_deref().unwrap_or_default();
             let fix = "write one of the IANA database, such as \"Europe/Paris\"";
@@ -203,7 +216,35 @@ impl Email {
         }
     }
 
+    /// Each mail takes as much of the budget as it has recipients.
+    fn validate_budget(&self) -> Result<(), Invalid> {
+        let recipients = self.recipients();
+        // What is critical gets the reserve, too.
+        let kept = match self.severity {
+            Severity::Warn => self.critical_reserve,
+            Severity::Critical => 0,
+        };
+        let least = recipients.saturating_add(kept);
+        if self.daily_budget >= least {
+            return Ok(());
+        }
+        let problem = match kept {
+            0 => format!("not enough for one mail to the {recipients} addresses in email_to"),
+            kept => format!(
+                "not enough for one mail about a warning to the {recipients} addresses in email_to, \
+                 because critical_reserve = {kept} of it are kept"
+            ),
+        };
+        Err(Invalid::new(
+            "daily_budget",
+            self.daily_budget,
+            problem,
+            format!("set it to {least} at least, or name fewer addresses"),
+        ))
+    }
+
     fn validate_server(&self, server: &smtp::Server) -> Result<(), Invalid> {
+        self.validate_budget()?;
         let nothing = |key, problem: &str, fix: &str| Invalid::new(key, "(nothing)", problem, fix);
         check_host("smtp_host", &server.host)?;
         if self.email_to == NOBODY {

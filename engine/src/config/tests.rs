@@ -388,6 +388,24 @@ fn bad_values_are_told_with_key_value_and_fix() {
             "2: email.critical_reserve = 400: out of range; use a value from 0 to 399",
         ),
         (
+            "[email]\nanswer_within = \"9s\"",
+            "2: email.answer_within = 9s: out of range; use a value from 10s to 10m",
+        ),
+        (
+            "[email]\nsmtp_host = \"mail.example.org\"\nemail_from = \"me@example.org\"\n\
+             email_to = \"a@x.org, b@x.org, c@x.org\"\ndaily_budget = 5\ncritical_reserve = 3",
+            "5: email.daily_budget = 5: not enough for one mail about a warning to the 3 addresses in \
+             email_to, because critical_reserve = 3 of it are kept; \
+             set it to 6 at least, or name fewer addresses",
+        ),
+        (
+            "[email]\nsmtp_host = \"mail.example.org\"\nemail_from = \"me@example.org\"\n\
+             email_to = \"a@x.org, b@x.org, c@x.org\"\nseverity = \"critical\"\n\
+             daily_budget = 2\ncritical_reserve = 1",
+            "6: email.daily_budget = 2: not enough for one mail to the 3 addresses in email_to; \
+             set it to 3 at least, or name fewer addresses",
+        ),
+        (
             "[email]\ngroups = [\"hall\"]",
             "2: email.groups = \"hall\": there is no such group; \
              write [groups.hall] with its sensors, or leave it out",
@@ -427,6 +445,19 @@ fn bad_values_are_told_with_key_value_and_fix() {
         ),
     ] {
         assert_eq!(told(text)[0], expected, "{text}");
+    }
+}
+
+#[test]
+fn a_budget_for_one_mail_is_enough() {
+    let email = "[email]\nsmtp_host = \"mail.example.org\"\nemail_from = \"me@example.org\"\n\
+                 email_to = \"a@x.org, b@x.org, c@x.org\"\n";
+    for rest in [
+        "daily_budget = 6\ncritical_reserve = 3\n",
+        "daily_budget = 3\ncritical_reserve = 2\nseverity = \"critical\"\n",
+    ] {
+        let config = from(&format!("{email}{rest}"), &[]).unwrap().config;
+        assert_eq!(config.email.budget().unwrap().recipients, 3, "{rest}");
     }
 }
 

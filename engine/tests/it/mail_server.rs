@@ -164,6 +164,19 @@ impl MailServer {
         Engine::run_with(dir, &["--mqtt", "127.0.0.1:0", "--config", "vigie.toml"])
     }
 
+    /// The same, with `more` lines in `[email]`, which may say otherwise.
+    pub(crate) fn engine_mailing(&self, dir: &Path, more: &[(&str, &str)]) -> Engine {
+        let mut config = self.config(PASSWORD, "");
+        for (key, value) in more {
+            let lines = config.lines();
+            let others = lines.filter(|line| !line.starts_with(&format!("{key} = ")));
+            let others: Vec<&str> = others.collect();
+            config = format!("{}\n{key} = \"{value}\"\n", others.join("\n"));
+        }
+        fs::write(dir.join("vigie.toml"), config).unwrap();
+        Engine::run_with(dir, &["--mqtt", "127.0.0.1:0", "--config", "vigie.toml"])
+    }
+
     /// A config of which `more` is the rest.
     pub(crate) fn config(&self, password: &str, more: &str) -> String {
         format!(

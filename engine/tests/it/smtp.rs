@@ -274,37 +274,143 @@ fn a_spent_quota_stops_the_mails_and_they_come_in_order_when_it_is_over() {
     engine.process.stop();
 }
 
-/// What went out counts for a day, in the mail as in the metric, whoever starts meanwhile.
+/// Waits until the metric says that so many more recipients may get a mail.
+fn wait_left(engine: &Engine, expected: usize) {
+    wait_until("the budget's metric", PATIENCE, || {
+        let metrics = engine.metrics();
+        let left = metrics.get("vigie_notice_budget_left{channel=\"mail\"}");
+        (left == Some(&expected.to_string()))
+            .then_some(())
+            .ok_or_else(|| format!("{left:?} instead of {expected}"))
+    });
+}
+
+const YOU: &str = "you@example.org";
+const ADA: &str = "ada@example.org";
+const BOTH: [(&str, &str); 1] = [("email_to", "you@example.org, ada@example.org")];
+
+/// What went out counts for a day, once for each recipient, in the mail as in the metric, whoever
+/// starts meanwhile.
 #[test]
 fn the_budget_goes_on_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let Some(server) = MailServer::start(dir.path()) else {
         return;
     };
-    let left = |engine: &Engine, expected: &str| {
-        wait_until("the budget's metric", PATIENCE, || {
-            let metrics = engine.metrics();
-            let left = metrics.get("vigie_notice_budget_left{channel=\"mail\"}");
-            (left.map(String::as_str) == Some(expected))
-                .then_some(())
-                .ok_or_else(|| format!("{left:?} instead of {expected}"))
-        });
-    };
     // Of 400 recipients 50 are for what is critical.
     for (start, sensors) in [["C001", "C002"], ["C003", "C004"]].into_iter().enumerate() {
-        let mut engine = server.engine(dir.path(), PASSWORD);
-        left(&engine, &(350 - 2 * start).to_string());
+        let mut engine = server.engine_mailing(dir.path(), &BOTH);
+        wait_left(&engine, 350 - 4 * start);
         for (nth, sensor) in sensors.into_iter().enumerate() {
             let count = 2 * start + nth + 1;
             alarm(&engine, sensor);
             let mails = server.wait_mails(count, PATIENCE);
             let body = text_of(&mails[count - 1]["body"]);
-            let footer = format!("Mails: {count} of 400 in the last 24 hours");
+            let used = 2 * count;
+            let footer =
+                format!("Mails: {used} of 400 in the last 24 hours, one for each recipient");
             assert!(body.contains(&footer), "{body}");
-            left(&engine, &(350 - count).to_string());
+            assert_eq!(mails[count - 1]["to"], serde_json::json!([YOU, ADA]));
+            wait_left(&engine, 350 - used);
         }
         engine.process.stop();
     }
+}
+
+/// The server refuses one of two for good: the other gets every mail, at once.
+#[test]
+fn who_is_refused_for_good_keeps_no_mail_from_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = MailServer::start(dir.path()) else {
+        return;
+    };
+    let mut engine = server.engine_mailing(dir.path(), &BOTH);
+    server.mode(&format!("rcpt 550 {ADA}"));
+    alarm(&engine, "C002");
+    server.wait_mails(1, PATIENCE);
+    alarm(&engine, "C001");
+    let mails = server.wait_mails(2, PATIENCE);
+    for mail in &mails {
+        assert_eq!(mail["to"], serde_json::json!([YOU]));
+    }
+    settled(&engine, [2, 0, 0]);
+    assert_eq!(server.events("rcpt"), 2, "asked once for each mail");
+    wait_left(&engine, 346);
+    let said = engine.process.stderr().join("\n");
+    assert!(
+        said.contains(ADA) && said.contains("did NOT get a mail that others have: check email"),
+        "{said}"
+    );
+    // If nobody is left, it is put aside.
+    server.mode(&format!("rcpt 550 {YOU}"));
+    engine.process.stop();
+    let mut engine = server.engine(dir.path(), PASSWORD);
+    alarm(&engine, "C003");
+    settled(&engine, [0, 1, 0]);
+    engine.process.stop();
+}
+
+/// The server refuses one of two for now: the other has every mail at once, and the one gets what the
+/// server takes for them within half a minute. Longer than that nobody waits, and that is told.
+#[test]
+fn who_is_refused_for_now_gets_it_later_and_holds_up_nobody_for_long() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = MailServer::start(dir.path()) else {
+        return;
+    };
+    let mut engine = server.engine_mailing(dir.path(), &BOTH);
+    server.mode(&format!("rcpt 452 {ADA}"));
+    alarm(&engine, "C002");
+    server.wait_mails(1, PATIENCE);
+    server.mode("ok");
+    let mails = server.wait_mails(2, PATIENCE);
+    assert_eq!(mails[0]["to"], serde_json::json!([YOU]));
+    assert_eq!(mails[1]["to"], serde_json::json!([ADA]));
+    assert_eq!(
+        header(&mails[0], "Message-ID"),
+        header(&mails[1], "Message-ID")
+    );
+    settled(&engine, [1, 0, 0]);
+    wait_left(&engine, 348);
+
+    server.mode(&format!("rcpt 452 {ADA}"));
+    alarm(&engine, "C003");
+    server.wait_mails(3, PATIENCE);
+    alarm(&engine, "C001");
+    server.wait_mails(4, Duration::from_mins(1));
+    // Nobody waits for the same one again and again.
+    let begun = Instant::now();
+    alarm(&engine, "C004");
+    let mails = server.wait_mails(5, PATIENCE);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{begun:?}");
+    for mail in &mails[2..] {
+        assert_eq!(mail["to"], serde_json::json!([YOU]));
+    }
+    assert_eq!(
+        server.arrived()[1..],
+        about(&["C002", "C003", "C001", "C004"])
+    );
+    settled(&engine, [4, 0, 0]);
+    assert_eq!(attempts(&engine, "unavailable"), 0);
+    // Who did not get which, and why.
+    wait_until("what is told", PATIENCE, || {
+        let lines = engine.process.stderr();
+        let told = lines
+            .iter()
+            .filter(|line| line.contains("did NOT get a mail") && line.contains(ADA))
+            .filter(|line| line.contains("mailbox full") && line.contains("check email.email_to"));
+        let told: Vec<&String> = told.collect();
+        let each = ["C003-", "C001-", "C004-"].iter().zip(&told);
+        let right = each.filter(|(mail, line)| line.contains(*mail)).count() == 3;
+        (right && told.len() == 3)
+            .then_some(())
+            .ok_or_else(|| lines.join("\n"))
+    });
+    server.mode("ok");
+    alarm(&engine, "C005");
+    let mails = server.wait_mails(6, PATIENCE);
+    assert_eq!(mails[5]["to"], serde_json::json!([YOU, ADA]));
+    engine.process.stop();
 }
 
 #[test]
@@ -336,7 +442,7 @@ fn after_a_stall_every_mail_gets_its_own_answer_and_the_stream_notices_nothing()
     let Some(server) = MailServer::start(dir.path()) else {
         return;
     };
-    let mut engine = server.engine(dir.path(), PASSWORD);
+    let mut engine = server.engine_mailing(dir.path(), &[("answer_within", "10s")]);
     server.mode("stall");
     alarm(&engine, "C001");
     server.wait_stalled();
@@ -358,6 +464,29 @@ fn after_a_stall_every_mail_gets_its_own_answer_and_the_stream_notices_nothing()
     server.wait_mails(4, PATIENCE);
     assert_eq!(server.arrived(), about(&["C001", "C014", "C012", "C013"]));
     settled(&engine, [4, 1, 0]);
+    engine.process.stop();
+}
+
+/// A server may look at a mail for long (RFC 5321 §4.5.3.2.6); whoever hangs up before it has
+/// answered has the same mail delivered again.
+#[test]
+fn a_server_that_takes_its_time_to_answer_gets_each_mail_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = MailServer::start(dir.path()) else {
+        return;
+    };
+    let mut engine = server.engine(dir.path(), PASSWORD);
+    server.mode("later");
+    alarm(&engine, "C002");
+    server.wait_mails(1, PATIENCE);
+    alarm(&engine, "C001");
+    let waits = "vigie_notices_waiting{channel=\"mail\"}";
+    assert_eq!(engine.count(waits), 1, "the mail that waits is counted");
+    server.wait_mails(2, Duration::from_secs(40));
+    settled(&engine, [2, 0, 0]);
+    assert_eq!(attempts(&engine, "unavailable"), 0);
+    assert_eq!(server.events("answered"), 2);
+    assert_eq!(server.arrived(), about(&["C002", "C001"]));
     engine.process.stop();
 }
 

@@ -5,8 +5,9 @@
 What it does with a mail is in DIR/mode, read anew for each: "ok"; "451" or "550" (so answered after
 the text); "quota" (550 5.4.5 after the text, as Gmail has it); "sender" (550 to MAIL FROM); "550 WORD"
 (only if the subject holds WORD, else "ok"); "stall" (no answer after the text); "slow" (takes it after
-two seconds); "late" (takes it, and says so after half a second: "answered" among the events); "close"
-(hangs up after the text). What it takes goes into DIR/mails (pictures into DIR/N.png), what else happens into
+two seconds); "late" (takes it, and says so after half a second: "answered" among the events); "later"
+(the same after twelve seconds); "close" (hangs up after the text); "rcpt CODE ADDRESS" (so answered to
+RCPT TO of this address, "rcpt" among the events). What it takes goes into DIR/mails (pictures into DIR/N.png), what else happens into
 DIR/events, an object of JSON per line.
 """
 
@@ -48,6 +49,15 @@ class Handler:
         envelope.mail_from = address
         return "250 OK"
 
+    async def handle_RCPT(self, server, session, envelope, address, options):
+        mode, _, rest = (args.dir / "mode").read_text(encoding="utf-8").strip().partition(" ")
+        code, _, refused = rest.partition(" ")
+        if mode == "rcpt" and address == refused:
+            write("events", {"event": mode, "code": code, "address": address})
+            return code + (" 4.2.2 mailbox full" if code.startswith("4") else " 5.1.1 no such user")
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
     async def handle_DATA(self, server, session, envelope):
         message = email.message_from_bytes(envelope.content, policy=email.policy.default)
         subject = str(message["Subject"])
@@ -67,8 +77,8 @@ class Handler:
         if mode == "quota":
             write("events", {"event": mode, "subject": subject})
             return "550 5.4.5 Daily user sending limit exceeded"
-        late = mode == "late"
-        if mode not in ("ok", "late"):
+        late = {"late": 0.5, "later": 12}.get(mode)
+        if mode not in ("ok", "late", "later"):
             write("events", {"event": mode, "subject": subject})
             return mode + " not now" if mode.startswith("4") else mode + " never"
         mail = {
@@ -89,7 +99,7 @@ class Handler:
         write("mails", mail)
         if late:
             # Whoever hangs up meanwhile has this cancelled.
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(late)
             write("events", {"event": "answered", "subject": subject})
         return "250 taken"
 

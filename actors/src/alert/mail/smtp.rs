@@ -4,13 +4,12 @@
 //! Each mail has a connection of its own. A connection that somebody lost patience with still owes
 //! an answer, which the next mail would take for its own.
 
+use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use lettre::Message;
-use lettre::address::Envelope;
 use lettre::transport::smtp;
 use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
 use lettre::transport::smtp::client::{
@@ -18,6 +17,7 @@ use lettre::transport::smtp::client::{
 };
 use lettre::transport::smtp::commands::{Data, Mail, Rcpt};
 use lettre::transport::smtp::extension::ClientId;
+use lettre::{Address, Message};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{Letters, NAME, Unbuildable, put_down};
@@ -32,11 +32,21 @@ const TLS_FROM_THE_START: u16 = 465;
 /// Where Google makes app passwords.
 pub const APP_PASSWORDS: &str = "https://myaccount.google.com/apppasswords";
 
-/// Longest wait for one answer of the server.
+/// Longest wait for one answer of the server, but for that to the whole mail.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// Longest wait for everything that one mail takes.
-const SENT_WITHIN: Duration = Duration::from_secs(30);
+/// Longest wait for everything before the text.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+
+/// Longest wait for the answer to the goodbye, of which nothing depends.
+const GOODBYE_WITHIN: Duration = Duration::from_secs(2);
+
+/// When a mail is tried again for those whom the server refused for now, while others have it.
+const AGAIN_FOR_THE_REST: [Duration; 3] = [
+    Duration::from_secs(5),
+    Duration::from_secs(10),
+    Duration::from_secs(15),
+];
 
 /// A mail server, and who we are there.
 #[derive(Debug, Clone)]
@@ -51,6 +61,9 @@ pub struct Server {
     pub ca_file: Option<PathBuf>,
     /// User name and password, if the server wants them.
     pub login: Option<(String, SecretString)>,
+    /// Longest wait for the answer to a whole mail. Who loses patience with a server that looks at
+    /// mails for long gets it delivered twice; RFC 5321 §4.5.3.2.6 asks for ten minutes.
+    pub answer_within: Duration,
 }
 
 /// Sends mails.
@@ -61,6 +74,9 @@ pub struct Smtp {
     budget: Budget,
     /// Where mails go that the server refuses for good.
     undeliverable: PathBuf,
+    /// Those who did not get the last mail, because the server refused them for now again and
+    /// again: nobody waits for them a second time.
+    left_out: BTreeSet<Address>,
     /// Shared with the threads of mails that were given up and may still hang.
     hanging: Arc<()>,
 }
@@ -88,6 +104,7 @@ impl Smtp {
             letters,
             budget,
             undeliverable,
+            left_out: BTreeSet::new(),
             hanging: Arc::default(),
         }
     }
@@ -101,13 +118,85 @@ impl Smtp {
             .letters
             .about(std::slice::from_ref(notice), 0)
             .map_err(unbuildable)?;
-        self.server
-            .send(message.envelope(), &message.formatted(), say)
+        let (from, to) = (message.envelope().from(), message.envelope().to());
+        let patience = self.server.answer_within.as_secs();
+        let receivers =
+            self.server
+                .send(from, to, &message.formatted(), &mut |step| match step {
+                    Step::Said(words) => say(words),
+                    Step::Text => {
+                        say(&format!("text follows; it may take {patience} s to answer"));
+                    }
+                })?;
+        if receivers.have_it.is_empty() {
+            return Err(self.server.nobody_for_now(&receivers));
+        }
+        Ok(())
+    }
+
+    /// To those whom the server accepts, at once; for those whom it refuses for now it is asked
+    /// again, a few times. Whoever does not get it is told.
+    fn send_to_all(&mut self, message: &Message) -> Result<(), Undelivered> {
+        let mail = message.headers().get_raw("Message-ID").unwrap_or_default();
+        let mut to = message.envelope().to().to_vec();
+        let mut pauses = AGAIN_FOR_THE_REST.iter();
+        let mut somebody_has_it = false;
+        loop {
+            let receivers = match self.send(message, &to) {
+                Err(refused) if somebody_has_it && refused.why == Why::Undeliverable => Receivers {
+                    never: vec![(listed(&to), refused.what)],
+                    ..Receivers::default()
+                },
+                sent => sent?,
+            };
+            somebody_has_it |= !receivers.have_it.is_empty();
+            if !somebody_has_it && !receivers.not_now.is_empty() {
+                return Err(self.server.nobody_for_now(&receivers));
+            }
+            for (receivers, error) in receivers.never {
+                tracing::error!(
+                    mail,
+                    receivers,
+                    error,
+                    "did NOT get a mail that others have: check email.email_to"
+                );
+            }
+            for receiver in &receivers.have_it {
+                self.left_out.remove(receiver);
+            }
+            let said: Vec<String>;
+            (to, said) = receivers.not_now.into_iter().unzip();
+            if to.is_empty() {
+                return Ok(());
+            }
+            let (receivers, error) = (listed(&to), said.join("; "));
+            let waited_before = to.iter().all(|one| self.left_out.contains(one));
+            let Some(pause) = pauses.next().filter(|_| !waited_before) else {
+                tracing::error!(
+                    mail,
+                    receivers,
+                    error,
+                    "did NOT get a mail that others have, refused for now again and again: check \
+                     email.email_to, and whether the mailbox is full"
+                );
+                self.left_out.extend(to);
+                return Ok(());
+            };
+            tracing::warn!(
+                mail,
+                receivers,
+                error,
+                ?pause,
+                "refused for now, and tried again; others have the mail"
+            );
+            std::thread::sleep(*pause);
+        }
     }
 
     /// Sent means that the server has answered 250 to the whole mail.
-    fn send(&self, message: &Message) -> Result<(), Undelivered> {
-        let (envelope, bytes) = (message.envelope().clone(), message.formatted());
+    fn send(&self, message: &Message, to: &[Address]) -> Result<Receivers, Undelivered> {
+        let (from, to) = (message.envelope().from().cloned(), to.to_vec());
+        let bytes = message.formatted();
         if Arc::strong_count(&self.hanging) > HANGING {
             return Err(Undelivered {
                 why: Why::Unavailable,
@@ -115,14 +204,19 @@ impl Smtp {
                 source: None,
             });
         }
-        let (answer, answered) = mpsc::channel();
+        let (report, reports) = mpsc::channel();
         let (server, hanging) = (self.server.clone(), Arc::clone(&self.hanging));
         // The limits of the transport are those of single answers, and a server may drip. So this
         // one is watched from outside; whatever becomes of it after that, nobody listens any more.
         std::thread::Builder::new()
             .name("smtp".to_owned())
             .spawn(move || {
-                let _nobody_waits = answer.send(server.send(&envelope, &bytes, &mut |_| {}));
+                let result = server.send(from.as_ref(), &to, &bytes, &mut |step| {
+                    if matches!(step, Step::Text) {
+                        let _nobody_waits = report.send(Report::Text);
+                    }
+                });
+                let _nobody_waits = report.send(Report::Ended(result));
                 drop(hanging);
             })
             .map_err(|error| Undelivered {
@@ -130,19 +224,57 @@ impl Smtp {
                 what: "cannot start a thread for a mail".to_owned(),
                 source: Some(error.into()),
             })?;
-        answered.recv_timeout(SENT_WITHIN).unwrap_or_else(|_| {
-            Err(Undelivered {
-                why: Why::Unavailable,
-                what: format!(
-                    "{}:{} did not take the mail within {} s",
-                    self.server.host,
-                    self.server.port,
-                    SENT_WITHIN.as_secs()
-                ),
-                source: None,
-            })
+        // The answer to the text ends itself when time is up; this is for one that drips.
+        let answer_within = self.server.answer_within + GOODBYE_WITHIN * 2;
+        let (report, what, within) = match reports.recv_timeout(READY_WITHIN) {
+            Ok(Report::Text) => {
+                let report = reports.recv_timeout(answer_within);
+                (report, "take the mail", answer_within)
+            }
+            ended => (ended, "ask for the text", READY_WITHIN),
+        };
+        if let Ok(Report::Ended(result)) = report {
+            return result;
+        }
+        let (host, port) = (&self.server.host, self.server.port);
+        let seconds = within.as_secs();
+        Err(Undelivered {
+            why: Why::Unavailable,
+            what: format!("{host}:{port} did not {what} within {seconds} s"),
+            source: None,
         })
     }
+}
+
+/// What happens while a mail is sent.
+#[derive(Debug, Clone, Copy)]
+enum Step<'a> {
+    /// For people.
+    Said(&'a str),
+    /// The text goes out; from here on the server may take its time.
+    Text,
+}
+
+/// The same, for whoever waits for it.
+enum Report {
+    Text,
+    Ended(Result<Receivers, Undelivered>),
+}
+
+/// What became of those whom a mail is for.
+#[derive(Debug, Default)]
+struct Receivers {
+    /// The server has answered 250 to the text for them.
+    have_it: Vec<Address>,
+    /// Refused for now, with the server's words.
+    not_now: Vec<(Address, String)>,
+    /// Refused for good, with the server's words.
+    never: Vec<(String, String)>,
+}
+
+fn listed(addresses: &[Address]) -> String {
+    let addresses: Vec<&str> = addresses.iter().map(AsRef::as_ref).collect();
+    addresses.join(", ")
 }
 
 fn unbuildable(error: Unbuildable) -> Undelivered {
@@ -164,7 +296,7 @@ impl Channel for Smtp {
 
     fn deliver(&mut self, notices: &[Notice], used: u32) -> Result<(), Undelivered> {
         let message = self.letters.about(notices, used).map_err(unbuildable)?;
-        let Err(mut undelivered) = self.send(&message) else {
+        let Err(mut undelivered) = self.send_to_all(&message) else {
             return Ok(());
         };
         if undelivered.why == Why::Undeliverable {
@@ -210,50 +342,86 @@ impl Server {
     /// concern all mails, only the receivers and the text concern this one. `say` hears of each.
     fn send(
         &self,
-        envelope: &Envelope,
+        from: Option<&Address>,
+        to: &[Address],
         message: &[u8],
-        say: &mut dyn FnMut(&str),
-    ) -> Result<(), Undelivered> {
-        let all = |error: smtp::Error| self.explain(&error, About::All);
-        let this = |error: smtp::Error| self.explain(&error, About::This);
-        let mut connection = self.connect(say)?;
-        let sender = Mail::new(envelope.from().cloned(), Vec::new());
+        tell: &mut dyn FnMut(Step<'_>),
+    ) -> Result<Receivers, Undelivered> {
+        let all = |error: smtp::Error| self.explain(&error, About::All, ANSWER_WITHIN);
+        let this = |error: smtp::Error| self.explain(&error, About::This, ANSWER_WITHIN);
+        let mut say = |words: &str| tell(Step::Said(words));
+        let mut connection = self.connect(&mut say)?;
+        let sender = Mail::new(from.cloned(), Vec::new());
         let answer = connection.command(sender).map_err(all)?;
         say(&format!("sender accepted: {}", words(&answer)));
+        let mut receivers = Receivers::default();
         let mut refused = None;
-        let mut accepted = 0;
-        for receiver in envelope.to() {
+        for receiver in to {
             match connection.command(Rcpt::new(receiver.clone(), Vec::new())) {
                 Ok(answer) => {
-                    accepted += 1;
+                    receivers.have_it.push(receiver.clone());
                     say(&format!("{receiver} accepted: {}", words(&answer)));
                 }
-                // The others get it all the same; somebody who may be back later, later.
-                Err(error) if error.is_permanent() => {
-                    tracing::warn!(%receiver, error = error_words(&error), "gets no mail");
-                    say(&format!("{receiver} REFUSED: {}", error_words(&error)));
+                // The others get it all the same.
+                Err(error) if error.is_permanent() && !is_quota(&error_words(&error)) => {
+                    let words = error_words(&error);
+                    say(&format!("{receiver} REFUSED: {words}"));
+                    receivers.never.push((receiver.to_string(), words));
                     refused = Some(error);
+                }
+                // 421 is a goodbye.
+                Err(error)
+                    if error.is_transient() && error.status().map(u16::from) != Some(421) =>
+                {
+                    let words = error_words(&error);
+                    say(&format!("{receiver} REFUSED for now: {words}"));
+                    receivers.not_now.push((receiver.clone(), words));
                 }
                 Err(error) => return Err(this(error)),
             }
         }
-        if let Some(error) = refused.filter(|_| accepted == 0) {
-            return Err(this(error));
+        if receivers.have_it.is_empty() {
+            return match refused {
+                Some(error) if receivers.not_now.is_empty() => Err(this(error)),
+                _ => Ok(receivers),
+            };
         }
         connection.command(Data).map_err(this)?;
-        let answer = connection.message(message).map_err(this)?;
+        tell(Step::Text);
+        let _as_it_was = connection.set_timeout(Some(self.answer_within));
+        let late = |error: smtp::Error| self.explain(&error, About::This, self.answer_within);
+        let answer = connection.message(message).map_err(late)?;
         // It has been taken, whatever becomes of the goodbye.
+        let _as_it_was = connection.set_timeout(Some(GOODBYE_WITHIN));
         let _goodbye = connection.quit();
         if answer.is_positive() {
-            say(&format!("mail taken: {}", words(&answer)));
-            return Ok(());
+            tell(Step::Said(&format!("mail taken: {}", words(&answer))));
+            return Ok(receivers);
         }
         Err(self.refused(u16::from(answer.code()), &words(&answer), About::This))
     }
 
+    /// All are refused for now, but for those that are refused for good.
+    fn nobody_for_now(&self, receivers: &Receivers) -> Undelivered {
+        let refused = receivers.not_now.iter();
+        let refused: Vec<String> = refused
+            .map(|(receiver, words)| format!("{receiver}: {words}"))
+            .collect();
+        Undelivered {
+            why: Why::Unavailable,
+            what: format!(
+                "{}:{} takes no mail for now to {}",
+                self.host,
+                self.port,
+                refused.join(", ")
+            ),
+            source: None,
+        }
+    }
+
     /// A connection on which mails can be sent: encrypted, and logged in.
     fn connect(&self, say: &mut dyn FnMut(&str)) -> Result<SmtpConnection, Undelivered> {
-        let all = |error: smtp::Error| self.explain(&error, About::All);
+        let all = |error: smtp::Error| self.explain(&error, About::All, ANSWER_WITHIN);
         // Read anew for each mail: the file may have been mended.
         let tls = self.tls.then(|| self.tls_parameters()).transpose()?;
         let first = tls.as_ref().filter(|_| self.port == TLS_FROM_THE_START);
@@ -313,14 +481,14 @@ impl Server {
         })
     }
 
-    /// What became of the mail, when there was no 250.
-    fn explain(&self, error: &smtp::Error, about: About) -> Undelivered {
+    /// What became of the mail, when there was no 250; `within`: how long that was waited for.
+    fn explain(&self, error: &smtp::Error, about: About, within: Duration) -> Undelivered {
         let words = error_words(error);
         if let Some(code) = error.status() {
             return self.refused(u16::from(code), &words, about);
         }
         let words = tls::explain(error).unwrap_or(if is_timeout(error) {
-            format!("no answer within {} s", ANSWER_WITHIN.as_secs())
+            format!("no answer within {} s", within.as_secs())
         } else {
             words
         });
@@ -339,14 +507,13 @@ impl Server {
     /// What a code (RFC 5321 §4.2, enhanced: RFC 3463) means for the mail.
     fn refused(&self, code: u16, words: &str, about: About) -> Undelivered {
         let answer = format!("{}:{} answered: {words}", self.host, self.port);
-        let quota = words.contains("5.4.5");
         let (why, what) = match code {
             // RFC 4954 §6.
             530 | 534 | 535 | 538 => {
                 let fix = self.about_credentials();
                 (Why::Credentials, format!("{answer}; {fix}"))
             }
-            500..=599 if quota => (
+            500..=599 if is_quota(words) => (
                 Why::Quota,
                 format!(
                     "{answer}; as many mails as it allows in a day were sent, also by others with \
@@ -389,6 +556,11 @@ impl Server {
             "check email.smtp_user and email.smtp_password".to_owned()
         }
     }
+}
+
+/// Whether a day's mails are spent (RFC 3463 §3.5): a refusal of all that follows, not of one mail.
+fn is_quota(words: &str) -> bool {
+    words.contains("5.4.5")
 }
 
 /// Whether a host is one of Gmail's.
@@ -444,6 +616,7 @@ mod tests {
             tls: true,
             ca_file: None,
             login: Some(("me".to_owned(), SecretString::from("canary"))),
+            answer_within: Duration::from_mins(5),
         }
     }
 

@@ -174,7 +174,7 @@ impl Tongue for English {
     }
 
     fn of_budget(&self, used: u32, budget: u32) -> String {
-        format!("{used} of {budget} in the last 24 hours")
+        format!("{used} of {budget} in the last 24 hours, one for each recipient")
     }
 
     fn digest_subject(&self, incidents: usize) -> String {

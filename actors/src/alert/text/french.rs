@@ -185,7 +185,7 @@ impl Tongue for French {
     }
 
     fn of_budget(&self, used: u32, budget: u32) -> String {
-        format!("{used} sur {budget} ces dernières 24 heures")
+        format!("{used} sur {budget} ces dernières 24 heures, un par destinataire")
     }
 
     fn digest_subject(&self, incidents: usize) -> String {
