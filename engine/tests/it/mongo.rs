@@ -661,6 +661,39 @@ fn the_copy_is_kept_within_its_age_and_its_size() {
 }
 
 #[test]
+fn the_size_is_kept_while_what_was_stored_before_is_copied() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = MongoServer::start(dir.path(), Brand::Java) else {
+        return;
+    };
+    let mut engine = Engine::run(dir.path());
+    simulate(
+        dir.path(),
+        &engine.door(),
+        &fleet("--rate max --count 30000"),
+    );
+    engine.process.stop();
+
+    // Some 8 MiB, in one round; slowly, so that it is seen.
+    let text = format!(
+        "[mongodb]\nuri = \"{}\"\noperations_per_second = 20\nmax_mib = 1\n",
+        MongoServer::uri(server.addr)
+    );
+    fs::write(dir.path().join("vigie.toml"), text).unwrap();
+    let more = ["--mqtt", "127.0.0.1:0", "--config", "vigie.toml"];
+    let mut engine = Engine::run_with(dir.path(), &more);
+    wait_until("that something is removed", PATIENCE, || {
+        match engine.count("vigie_mongodb_removed_total") {
+            0 => Err(progress(&engine).to_string()),
+            _ => Ok(()),
+        }
+    });
+    let progress = progress(&engine);
+    assert_eq!(progress["catching_up"], true, "{progress}");
+    engine.process.stop();
+}
+
+#[test]
 fn an_old_collection_is_imported_once_and_goes_on_where_it_was() {
     let dir = tempfile::tempdir().unwrap();
     let Some(server) = MongoServer::start(dir.path(), Brand::Java) else {
