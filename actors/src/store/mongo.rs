@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 pub use self::copied::{Copied, Copy};
-pub use self::old::{Fields, Old, Reader};
+pub use self::old::{Fields, Old, Place, Reader};
 pub use self::trouble::{Trouble, Why};
 use self::trouble::{Written, written};
 use super::outgoing::Outgoing;

@@ -40,6 +40,7 @@ struct Shared {
     open: Mutex<Vec<Weak<TcpStream>>>,
     inserts: AtomicU64,
     lost: AtomicU64,
+    finds: AtomicU64,
 }
 
 /// A running proxy. It ends with the test's process.
@@ -63,6 +64,7 @@ impl FaultProxy {
             open: Mutex::default(),
             inserts: AtomicU64::new(0),
             lost: AtomicU64::new(0),
+            finds: AtomicU64::new(0),
         });
         let accepting = Arc::clone(&shared);
         std::thread::spawn(move || {
@@ -87,6 +89,11 @@ impl FaultProxy {
     /// Answers that were lost on purpose.
     pub(crate) fn lost(&self) -> u64 {
         self.shared.lost.load(Ordering::Relaxed)
+    }
+
+    /// Commands `find` that came.
+    pub(crate) fn finds(&self) -> u64 {
+        self.shared.finds.load(Ordering::Relaxed)
     }
 }
 
@@ -119,19 +126,22 @@ impl Shared {
     fn requests(&self, mut client: &TcpStream, mut server: &TcpStream, asked: &Mutex<Asked>) {
         while let Some(message) = read_message(client) {
             self.hold();
-            if first_key(&message) == b"insert" {
-                if let Fault::Answer(mark, code) = self.fault()
-                    && (mark.is_empty() || message.windows(mark.len()).any(|bytes| bytes == mark))
-                {
-                    if client.write_all(&error(&message, code)).is_err() {
-                        break;
-                    }
-                    continue;
+            if first_key(&message) == b"find" {
+                self.finds.fetch_add(1, Ordering::Relaxed);
+            }
+            let insert = first_key(&message) == b"insert";
+            if insert
+                && let Fault::Answer(mark, code) = self.fault()
+                && (mark.is_empty() || message.windows(mark.len()).any(|bytes| bytes == mark))
+            {
+                if client.write_all(&error(&message, code)).is_err() {
+                    break;
                 }
+                continue;
             }
             lock(asked).insert(
                 [message[4], message[5], message[6], message[7]],
-                (Instant::now(), first_key(&message) == b"insert"),
+                (Instant::now(), insert),
             );
             if server.write_all(&message).is_err() {
                 break;

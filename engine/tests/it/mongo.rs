@@ -13,15 +13,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use mongodb::bson::{Document, doc};
+use mongodb::bson::oid::ObjectId;
+use mongodb::bson::{Bson, Document, doc};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value;
 
 use super::fault_proxy::{Fault, FaultProxy};
 use super::harness::{
-    Engine, PATIENCE, Process, Published, get, now_ms, setting, simulate, simulate_args, stored,
-    wait_until,
+    Engine, PATIENCE, Process, Published, get, now_ms, number_after, setting, simulate,
+    simulate_args, stored, wait_until,
 };
 use super::kill::Campaign;
 use super::mongo_server::{Brand, DATABASE, MongoServer};
@@ -771,6 +772,103 @@ fn an_old_collection_is_imported_once_and_goes_on_where_it_was() {
         "data",
     ];
     super::harness::engine(dir.path(), &nowhere).expect(1, &["mongodb.uri"]);
+}
+
+/// `_id` of each type that programs use, and what they are compared with are only their like.
+#[test]
+fn an_import_that_is_killed_goes_on_and_reads_every_document_once() {
+    for brand in [Brand::Java, Brand::Ferret] {
+        let dir = tempfile::tempdir().unwrap();
+        let Some(server) = MongoServer::start(dir.path(), brand) else {
+            continue;
+        };
+        let begun_ms = now_ms() - 3 * DAY_MS;
+        let time = |ms: i64| mongodb::bson::DateTime::from_millis(begun_ms + ms);
+        let each = 1300;
+        let types = 4;
+        server.ask(async |database| {
+            let collection = database.collection::<Document>("old");
+            for kind in 0..types {
+                let documents = (0..each).map(|nth: i32| {
+                    let id = match kind {
+                        0 if nth % 2 == 0 => Bson::Int32(nth),
+                        0 => Bson::Double(f64::from(nth) + 0.5),
+                        1 => Bson::String(format!("{nth:05}")),
+                        2 => Bson::ObjectId(ObjectId::new()),
+                        _ => Bson::DateTime(time(nth.into())),
+                    };
+                    let ms = i64::from(kind * each + nth) * 1000;
+                    doc! {
+                        "_id": id, "sensor_id": "C001", "temperature": 20.0,
+                        "timestamp": time(ms),
+                    }
+                });
+                collection.insert_many(documents).await?;
+            }
+            Ok(())
+        });
+        let proxy = FaultProxy::start(server.addr);
+        proxy.set(Fault::Slow(Duration::from_millis(100)));
+        let [flag, path] = config(dir.path(), &MongoServer::uri(proxy.addr), "");
+        let args = [
+            "import",
+            "mongo",
+            "--collection",
+            "old",
+            "--data-dir",
+            "data",
+            &flag,
+            &path,
+        ];
+        let mut process = Process::start(dir.path(), &args);
+        // Of the pages before that it is known that they are read.
+        wait_until("the third page", PATIENCE, || match proxy.finds() {
+            finds if finds >= 3 => Ok(()),
+            finds => Err(format!("{finds} asked for")),
+        });
+        process.kill();
+        proxy.set(Fault::None);
+        let all = u64::try_from(types * each).unwrap();
+        let said = super::harness::engine(dir.path(), &args)
+            .expect(0, &[])
+            .stdout;
+        let number = |mark| number_after(&said, mark);
+        let again = number("stored ") + number("duplicate ") + number("quarantined ");
+        assert!(again > 0 && again <= all - 2000, "{all} of them; {said}");
+
+        let mut engine = Engine::run(dir.path());
+        let readings = engine.readings("C001");
+        let times: BTreeSet<i64> = readings
+            .iter()
+            .map(|it| it["t"].as_i64().unwrap())
+            .collect();
+        assert_eq!(
+            (readings.len() as u64, times.len() as u64),
+            (all, all),
+            "{said}"
+        );
+        engine.process.stop();
+
+        // Another server, or another database, is another collection.
+        let other = MongoServer::uri(proxy.addr).replace(DATABASE, "elsewhere");
+        server.ask(async |database| {
+            let elsewhere = database.client().database("elsewhere");
+            let reading = doc! {
+                "_id": 1, "sensor_id": "C002", "temperature": 20.0,
+                "timestamp": time(0),
+            };
+            elsewhere
+                .collection::<Document>("old")
+                .insert_one(reading)
+                .await
+                .map(|_| ())
+        });
+        config(dir.path(), &other, "");
+        let said = super::harness::engine(dir.path(), &args)
+            .expect(0, &[])
+            .stdout;
+        assert!(said.contains("stored 1 "), "{said}");
+    }
 }
 
 #[test]
