@@ -502,7 +502,7 @@ fn pause(why: Why, failures: u32, random: f64) -> Duration {
         Why::Broken if failures == 1 => 0.0,
         // It should not wait long for a server that is back.
         Why::Broken | Why::Unreachable | Why::Other => 4.0,
-        Why::Denied | Why::Full | Why::Foreign => 60.0,
+        Why::Certificate | Why::Denied | Why::Full | Why::Foreign => 60.0,
     };
     let seconds = (0.25 * f64::from(1_u32 << failures.min(9))).min(longest);
     Duration::from_secs_f64(seconds * (0.75 + 0.5 * random))

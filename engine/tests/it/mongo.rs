@@ -19,6 +19,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value;
 
+use super::certificates::{Authority, Valid};
 use super::fault_proxy::{Fault, FaultProxy};
 use super::harness::{
     Engine, PATIENCE, Process, Published, get, now_ms, number_after, setting, simulate,
@@ -28,6 +29,7 @@ use super::kill::Campaign;
 use super::mongo_server::{Brand, DATABASE, MongoServer};
 use super::mosquitto::Way;
 use super::mqtt::{Publisher, Version};
+use super::tls_door::TlsDoor;
 
 const DAY_MS: i64 = 86_400_000;
 const RATE: u64 = 2000;
@@ -869,6 +871,50 @@ fn an_import_that_is_killed_goes_on_and_reads_every_document_once() {
             .stdout;
         assert!(said.contains("stored 1 "), "{said}");
     }
+}
+
+#[test]
+fn a_database_behind_tls_is_trusted_only_by_its_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = MongoServer::start(dir.path(), Brand::Java) else {
+        return;
+    };
+    let authority = Authority::new(dir.path(), "authority");
+    let stranger = Authority::new(dir.path(), "stranger");
+    let right = authority.server("right", &["localhost"], Valid::Now);
+    let elsewhere = authority.server("elsewhere", &["db.example"], Valid::Now);
+    let door = TlsDoor::start(server.addr, &right);
+    let wrong_door = TlsDoor::start(server.addr, &elsewhere);
+    let uri = |door: &TlsDoor, authority: &Authority| {
+        format!(
+            "mongodb://localhost:{}/{DATABASE}?tls=true&tlsCAFile={}",
+            door.addr.port(),
+            authority.file.display()
+        )
+    };
+    for (uri, what) in [
+        (uri(&door, &stranger), "UnknownIssuer"),
+        (uri(&wrong_door, &authority), "db.example"),
+    ] {
+        let mut engine = run(dir.path(), &uri, "");
+        if what == "UnknownIssuer" {
+            simulate(dir.path(), &engine.door(), &fleet("--rate max --count 200"));
+        }
+        let trouble = wait_until("its trouble", PATIENCE, || {
+            let progress = progress(&engine);
+            let trouble = progress["trouble"].as_str().map(str::to_owned);
+            trouble.ok_or_else(|| progress.to_string())
+        });
+        for words in [what, "tlsCAFile"] {
+            assert!(trouble.contains(words), "{words:?} in {trouble}");
+        }
+        assert!(engine.count("vigie_mongodb_failures_total{reason=\"certificate\"}") > 0);
+        engine.process.stop();
+    }
+    let mut engine = run(dir.path(), &uri(&door, &authority), "");
+    wait_copied(&engine, PATIENCE);
+    assert_eq!(assert_same(&engine, &server), 200);
+    engine.process.stop();
 }
 
 #[test]
