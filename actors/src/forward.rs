@@ -21,8 +21,16 @@ use crate::store::mongo::{BATCH, Config, Mongo, Target, Trouble, Why};
 use crate::store::outgoing::Outgoing;
 use crate::supervise::chain;
 
-/// Between two looks at the size and the age of the copy.
+/// Between two looks at the size and the age of the copy, unless there is something to remove.
 const HOUSEKEEPING: Duration = Duration::from_mins(5);
+/// The next look is due sooner when this part of the limit may have come since the last one, ...
+const PART: u64 = 20;
+/// ... if a row takes so many bytes, indexes and all.
+const ROW_BYTES: u64 = 400;
+/// While there is something to remove.
+const REMOVING: Duration = Duration::from_secs(1);
+/// Files whose size differs by less are the same.
+const SAME: f64 = 0.02;
 /// When the copy is too large, this share of the limit is what it is brought down to.
 const ROOM: f64 = 0.95;
 /// Readings removed in one command: a server may hold others up meanwhile, and some need long.
@@ -149,7 +157,10 @@ pub(crate) struct Forwarding {
     failures: u32,
     later: Option<Instant>,
     warned: Option<(Why, Instant)>,
-    tidied: Option<Instant>,
+    /// When the size and the age of the copy are looked at next.
+    housekeeping: Instant,
+    /// Rows sent since the last look.
+    sent: u64,
     pace: Pace,
 }
 
@@ -177,7 +188,8 @@ impl Forwarding {
             failures: 0,
             later: None,
             warned: None,
-            tidied: None,
+            housekeeping: Instant::now(),
+            sent: 0,
             pace: Pace::default(),
         })
     }
@@ -207,25 +219,15 @@ impl Forwarding {
         if self.mongo.is_none() {
             self.connect().await?;
         }
-        // First: if the database is full, nothing goes before something is removed.
-        match self.keep_house(now_ms).await {
-            Err(Stop::Trouble(trouble)) => {
-                tracing::warn!(
-                    error = %trouble,
-                    "cannot look after the size and the age of the copy; trying again later"
-                );
-                // A server that cannot remove may be able to take.
-                self.tidied = Some(Instant::now());
-                if trouble.why.is_connection() {
-                    return Err(trouble.into());
-                }
-            }
-            other => other?,
-        }
+        let begun = Instant::now();
         loop {
             if *self.stop.borrow() {
                 return Err(Stop::Asked);
             }
+            let passed_ms = i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX);
+            let now_ms = now_ms.saturating_add(passed_ms);
+            // First: if the database is full, nothing goes before something is removed.
+            self.keep_house_if_due(now_ms).await?;
             let position = self.settings.board.lock().position;
             let rows = self.store.outgoing(position, BATCH)?;
             let full = rows.len() == BATCH;
@@ -237,6 +239,29 @@ impl Forwarding {
             if !full && !self.catch_up(now_ms).await? {
                 return Ok(());
             }
+        }
+    }
+
+    async fn keep_house_if_due(&mut self, now_ms: i64) -> Result<(), Stop> {
+        let max = u64::from(self.settings.config.max_mib) << 20;
+        if Instant::now() < self.housekeeping && self.sent < max / PART / ROW_BYTES {
+            return Ok(());
+        }
+        match self.keep_house(now_ms, max).await {
+            Err(Stop::Trouble(trouble)) => {
+                tracing::warn!(
+                    error = %trouble,
+                    "cannot look after the size and the age of the copy; trying again later"
+                );
+                // A server that cannot remove may be able to take.
+                self.housekeeping = Instant::now() + HOUSEKEEPING;
+                self.sent = 0;
+                if trouble.why.is_connection() {
+                    return Err(trouble.into());
+                }
+                Ok(())
+            }
+            other => other,
         }
     }
 
@@ -339,22 +364,16 @@ impl Forwarding {
             _ = self.stop.wait_for(|stop| *stop) => return Err(Stop::Asked),
         };
         self.well();
+        self.sent += rows.len() as u64;
         Ok(rejections)
     }
 
     /// Keeps the copy within its age and its size.
-    async fn keep_house(&mut self, now_ms: i64) -> Result<(), Stop> {
-        let due = |tidied: Instant| tidied.elapsed() >= HOUSEKEEPING;
-        if !self.tidied.is_none_or(due) {
-            return Ok(());
-        }
+    async fn keep_house(&mut self, now_ms: i64, max: u64) -> Result<(), Stop> {
         let Some(mongo) = &mut self.mongo else {
             return Ok(());
         };
-        let (keep_ms, max) = (
-            self.settings.config.keep.as_ms(),
-            u64::from(self.settings.config.max_mib) << 20,
-        );
+        let keep_ms = self.settings.config.keep.as_ms();
         let count = mongo.count().await?;
         let used = self.pace.used(mongo.usage().await?.bytes, count);
         let surplus = if used > max {
@@ -395,8 +414,10 @@ impl Forwarding {
                 "the copy in MongoDB is too large: the oldest readings go, their hours stay"
             );
         }
-        // What is still too much goes in the next round.
-        self.tidied = (removed == 0).then(Instant::now);
+        // What is still too much goes next time.
+        let pause = if removed == 0 { HOUSEKEEPING } else { REMOVING };
+        self.housekeeping = Instant::now() + pause;
+        self.sent = 0;
         self.metrics.removed.inc_by(removed);
         self.pace.size(now_ms, used, removed);
         let full_at = self.pace.full_at(now_ms, used, max, keep_ms);
@@ -451,7 +472,7 @@ impl Forwarding {
         progress.trouble = Some(format!("{trouble}; {}", trouble.why.advice()));
         if trouble.why == Why::Full {
             // Perhaps there is something to be removed.
-            self.tidied = None;
+            self.housekeeping = Instant::now();
         }
     }
 
@@ -481,7 +502,7 @@ fn pause(why: Why, failures: u32, random: f64) -> Duration {
         Why::Broken if failures == 1 => 0.0,
         // It should not wait long for a server that is back.
         Why::Broken | Why::Unreachable | Why::Other => 4.0,
-        Why::Denied | Why::Full | Why::Foreign => 60.0,
+        Why::Certificate | Why::Denied | Why::Full | Why::Foreign => 60.0,
     };
     let seconds = (0.25 * f64::from(1_u32 << failures.min(9))).min(longest);
     Duration::from_secs_f64(seconds * (0.75 + 0.5 * random))
@@ -496,8 +517,11 @@ struct Pace {
     last: Option<(i64, u64)>,
     /// Bytes per ms, smoothed; `None` before the second look.
     growth: Option<f64>,
-    /// Bytes per reading when they were fewest.
-    leanest: Option<f64>,
+    /// Bytes and readings at the last look, and how many readings were removed after it.
+    look: Option<(u64, u64, u64)>,
+    /// Bytes and readings before the removal after which the files did not shrink, while their size
+    /// is still that. Within it there is room.
+    hollow: Option<(u64, u64)>,
 }
 
 impl Pace {
@@ -509,13 +533,29 @@ impl Pace {
         reason = "at most `bytes`"
     )]
     fn used(&mut self, bytes: u64, readings: u64) -> u64 {
-        if readings < 1000 {
+        let each = |bytes: u64, readings: u64| bytes as f64 / readings as f64;
+        if let Some((before, more, removed)) = self.look.replace((bytes, readings, 0))
+            && removed > 0
+            && readings < more
+        {
+            let gone = each(before, more) * (more - readings) as f64;
+            // Indexes may keep their room where the rest is given back.
+            if before as f64 - bytes as f64 > 0.05 * gone {
+                self.hollow = None;
+            } else {
+                self.hollow.get_or_insert((before, more));
+            }
+        }
+        let Some((full, most)) = self.hollow else {
+            return bytes;
+        };
+        // Other files than those, or no room in them any more.
+        if readings >= most || (bytes as f64 / full as f64 - 1.0).abs() > SAME {
+            self.hollow = None;
             return bytes;
         }
-        let each = bytes as f64 / readings as f64;
-        let leanest = self.leanest.map_or(each, |leanest| leanest.min(each));
-        self.leanest = Some(leanest);
-        bytes.min((leanest * readings as f64).ceil() as u64)
+        let room = each(full, most) * (most - readings) as f64;
+        (bytes as f64 - room).max(0.0).ceil() as u64
     }
 
     /// The copy has this size now, after `removed` readings went.
@@ -529,6 +569,9 @@ impl Pace {
             let growth = (bytes as f64 - before as f64) / (now_ms - then) as f64;
             let smooth = self.growth.map_or(growth, |old| 0.8 * old + 0.2 * growth);
             self.growth = Some(smooth);
+        }
+        if let Some((_, _, gone)) = &mut self.look {
+            *gone = removed;
         }
         self.taken = 0;
         self.last = Some((now_ms, bytes));
@@ -573,8 +616,34 @@ mod tests {
         assert_eq!(pace.used(200_000, 1_000), 200_000);
         assert_eq!(pace.used(1_000_000, 10_000), 1_000_000);
         // Half of them went, and nothing shrank.
+        pace.size(0, 1_000_000, 5_000);
         assert_eq!(pace.used(1_000_000, 5_000), 500_000);
+        // The room is filled, by whatever: what more comes counts, and files that grow are full.
+        assert_eq!(pace.used(1_000_000, 7_500), 750_000);
+        assert_eq!(pace.used(1_010_000, 7_500), 760_000);
+        assert_eq!(pace.used(1_030_000, 7_500), 1_030_000);
+        assert_eq!(pace.used(1_030_000, 7_500), 1_030_000);
+        pace.size(1, 1_030_000, 7_499);
         assert_eq!(pace.used(90, 1), 90);
+    }
+
+    /// Hours and anomalies grow, and readings are as many as before.
+    #[test]
+    fn where_room_is_given_back_all_of_the_size_is_in_use() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.used(200_000, 1_000), 200_000);
+        for (now_ms, hours) in (0..50).zip((0..).step_by(20_000)) {
+            assert_eq!(pace.used(200_000 + hours, 1_000), 200_000 + hours);
+            pace.size(now_ms, 200_000 + hours, 0);
+        }
+        // The data of 500 readings is given back, their part of the indexes is not.
+        pace.size(50, 1_180_000, 500);
+        assert_eq!(pace.used(1_110_000, 500), 1_110_000);
+        // As many go as come.
+        for _ in 0..3 {
+            pace.size(51, 1_110_000, 100);
+            assert_eq!(pace.used(1_110_000, 500), 1_110_000);
+        }
     }
 
     #[test]

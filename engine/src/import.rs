@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use vigie_actors::clock::SystemClock;
 use vigie_actors::pipeline::Pipeline;
 use vigie_actors::reading::Arrival;
-use vigie_actors::store::mongo::{Fields, Old, Trouble};
+use vigie_actors::store::mongo::{Fields, Old, Place, Trouble};
 
 use crate::config::Config;
 use crate::console::say;
@@ -75,21 +75,29 @@ pub(crate) fn run(config: &Config, import: Import) -> anyhow::Result<()> {
                 bail!("--value {name}=…: no quantity has this name; declare it in [quantities]");
             }
         }
-        let place = (import.database.as_deref(), import.collection.as_str());
-        let key = format!("{}/{}", place.0.unwrap_or_default(), place.1);
+        let place = Place::new(
+            &config.mongodb,
+            import.database.as_deref(),
+            &import.collection,
+        )
+        .map_err(|trouble| advised(&trouble))?;
+        let key = place.to_string();
         let position = if import.again {
             Vec::new()
         } else {
             ground.store.import_position(&key)?
         };
-        let opened = Old::open(&config.mongodb, place, fields, &ground.catalogue, &position);
+        let opened = Old::open(
+            &config.mongodb,
+            &place,
+            fields,
+            &ground.catalogue,
+            &position,
+        );
         let mut old = opened.await.map_err(|trouble| advised(&trouble))?;
         let count = old.count().await.map_err(|trouble| advised(&trouble))?;
         if count == 0 {
-            bail!(
-                "{} holds no documents; check --database and --collection",
-                place.1
-            );
+            bail!("{place} holds no documents; check mongodb.uri, --database and --collection");
         }
         let bar = ProgressBar::new(count).with_style(
             ProgressStyle::with_template("{wide_bar} {human_pos}/{human_len} {per_sec} {eta}")

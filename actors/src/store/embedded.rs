@@ -899,9 +899,16 @@ impl Embedded {
         let known = self.mirror()?;
         match target {
             None => {
+                // In this order: after a death in between, a MongoDB that is named again has to get
+                // everything anew, for a part of it may be gone.
                 if known.is_some() {
-                    self.outgoing.clear().map_err(failed)?;
                     self.meta.remove("mirror").map_err(failed)?;
+                    self.persist()?;
+                }
+                if known.is_some() || !self.outgoing.is_empty().map_err(failed)? {
+                    failpoint::pass("forward.unmirror");
+                    self.outgoing.clear().map_err(failed)?;
+                    failpoint::pass("forward.unmirrored");
                     self.persist()?;
                 }
                 Ok(None)

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 pub use self::copied::{Copied, Copy};
-pub use self::old::{Fields, Old, Reader};
+pub use self::old::{Fields, Old, Place, Reader};
 pub use self::trouble::{Trouble, Why};
 use self::trouble::{Written, written};
 use super::outgoing::Outgoing;
@@ -571,6 +571,47 @@ fn number(stats: &Document, key: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of commands that take less than the spacing each, and one that takes longer.
+    #[tokio::test(start_paused = true)]
+    async fn no_more_commands_go_in_a_second_than_is_said() {
+        let spacing = Duration::from_secs(1) / 80;
+        let begun = Instant::now();
+        let mut next = begun;
+        let mut starts = Vec::new();
+        for nth in 0..240_u64 {
+            let takes = Duration::from_millis(if nth == 100 { 700 } else { nth % 10 });
+            let command = async {
+                starts.push(begun.elapsed());
+                tokio::time::sleep(takes).await;
+                Ok(nth)
+            };
+            assert_eq!(pass(&mut next, spacing, command).await.unwrap(), nth);
+        }
+        for (nth, start) in starts.iter().enumerate() {
+            let in_a_second = starts[nth..]
+                .iter()
+                .take_while(|later| **later < *start + Duration::from_secs(1))
+                .count();
+            assert!(
+                in_a_second <= 80,
+                "{in_a_second} commands from {start:?} on"
+            );
+        }
+        // And not much fewer: three seconds for three times as many, and the one that was slow.
+        let took = begun.elapsed().as_secs_f64();
+        assert!((3.6..4.0).contains(&took), "{took} s");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_without_an_answer_is_given_up() {
+        let begun = Instant::now();
+        let mut next = begun;
+        let never = std::future::pending::<Result<(), mongodb::error::Error>>();
+        let error = pass(&mut next, Duration::ZERO, never).await.unwrap_err();
+        assert_eq!(Trouble::of(&error).why, Why::Unreachable);
+        assert_eq!(begun.elapsed().as_secs(), PATIENCE.as_secs());
+    }
 
     #[test]
     fn connection_strings_that_cannot_work_are_told_without_their_secrets() {

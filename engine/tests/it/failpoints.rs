@@ -51,6 +51,9 @@ const REMOVED: &str = "keeper.removed";
 /// under load never sees; so this happens once, at the beginning.
 const BACKLOG: &str = "forward.backlog";
 
+/// A MongoDB that is taken out of the config happens once.
+const UNMIRROR: [&str; 2] = ["forward.unmirror", "forward.unmirrored"];
+
 fn times() -> u32 {
     setting("VIGIE_FAILPOINTS", 1)
 }
@@ -134,6 +137,41 @@ fn dying_anywhere_loses_and_doubles_nothing_in_the_copy() {
     survives(dir.path(), &Way::Listener, Some(&server), &places);
 }
 
+/// Rows that waited for a MongoDB that is taken out of the config, and what is there when it is named
+/// again.
+#[test]
+fn dying_while_mongodb_is_given_up_loses_nothing_in_the_copy() {
+    for place in UNMIRROR {
+        let dir = tempfile::tempdir().unwrap();
+        let Some(mut server) = MongoServer::start(dir.path(), Brand::Java) else {
+            return;
+        };
+        let addr = "127.0.0.1:0";
+        let args = |more: &str| Way::Listener.args(dir.path(), addr, more);
+        let mirrored = format!("[mongodb]\nuri = \"{}\"\n", MongoServer::uri(server.addr));
+        server.kill();
+        let mut engine = Engine::try_start(dir.path(), &args(&mirrored)).unwrap_or_else(|ended| {
+            panic!("{ended:#?}");
+        });
+        let fleet = format!("--rate max --count 300 --start {}", now_ms() - 86_400_000);
+        simulate(dir.path(), &engine.door(), &fleet);
+        engine.process.kill();
+
+        let at = format!("{place}@1");
+        let environment = [("VIGIE_FAILPOINT", at.as_str())];
+        let mut process = Process::start_in(dir.path(), &args(""), &environment);
+        assert_eq!(process.wait(PATIENCE), -1, "{place}");
+
+        server.up();
+        let mut engine = Engine::try_start(dir.path(), &args(&mirrored)).unwrap_or_else(|ended| {
+            panic!("{ended:#?}");
+        });
+        wait_copied(&engine, PATIENCE);
+        assert_eq!(assert_same(&engine, &server), 300, "{place}");
+        engine.process.stop();
+    }
+}
+
 #[test]
 fn a_keeper_that_dies_anywhere_removes_nothing_that_is_not_rolled_up() {
     let dir = tempfile::tempdir().unwrap();
@@ -211,7 +249,8 @@ fn no_place_is_left_out() {
     let known = known
         .iter()
         .map(|(name, _)| *name)
-        .chain([REMOVED, BACKLOG]);
+        .chain([REMOVED, BACKLOG])
+        .chain(UNMIRROR);
     let known: BTreeSet<String> = known.map(str::to_owned).collect();
     assert_eq!(names, known);
 }

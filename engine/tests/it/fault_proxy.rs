@@ -1,12 +1,12 @@
 //! Between the engine and its database: passes MongoDB's messages on, until it is told to be slow,
 //! to be silent, to break connections, to lose answers or to give wrong ones.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 /// What goes wrong.
 #[derive(Debug, Clone)]
@@ -15,12 +15,14 @@ pub(crate) enum Fault {
     None,
     /// Answers come this much later.
     Slow(Duration),
+    /// Answers take ten times as long as they do.
+    Tenth,
     /// Nothing passes; connections stay open.
     BlackHole,
     /// Every connection is closed, new ones at once.
     Closed,
-    /// The answer to half of the inserts is lost together with its connection, after the server
-    /// has done what was asked.
+    /// The answer to most inserts is lost together with its connection, after the server has done
+    /// what was asked; seldom to the first one of a connection, or there would be pauses.
     LostAnswers,
     /// After so many bytes of answers a connection breaks, in the midst of one.
     CutAfter(usize),
@@ -29,12 +31,16 @@ pub(crate) enum Fault {
     Answer(&'static [u8], i32),
 }
 
+/// Requests without an answer by their numbers: when they came, and whether they insert.
+type Asked = HashMap<[u8; 4], (Instant, bool)>;
+
 struct Shared {
     upstream: SocketAddr,
     fault: Mutex<Fault>,
-    open: Mutex<Vec<TcpStream>>,
+    open: Mutex<Vec<Weak<TcpStream>>>,
     inserts: AtomicU64,
     lost: AtomicU64,
+    finds: AtomicU64,
 }
 
 /// A running proxy. It ends with the test's process.
@@ -58,6 +64,7 @@ impl FaultProxy {
             open: Mutex::default(),
             inserts: AtomicU64::new(0),
             lost: AtomicU64::new(0),
+            finds: AtomicU64::new(0),
         });
         let accepting = Arc::clone(&shared);
         std::thread::spawn(move || {
@@ -74,7 +81,7 @@ impl FaultProxy {
         *lock(&self.shared.fault) = fault;
         if closes {
             for stream in lock(&self.shared.open).drain(..) {
-                let _gone_already = stream.shutdown(Shutdown::Both);
+                let _gone_already = stream.upgrade().map(|it| it.shutdown(Shutdown::Both));
             }
         }
     }
@@ -82,6 +89,11 @@ impl FaultProxy {
     /// Answers that were lost on purpose.
     pub(crate) fn lost(&self) -> u64 {
         self.shared.lost.load(Ordering::Relaxed)
+    }
+
+    /// Commands `find` that came.
+    pub(crate) fn finds(&self) -> u64 {
+        self.shared.finds.load(Ordering::Relaxed)
     }
 }
 
@@ -97,35 +109,40 @@ impl Shared {
         let Ok(server) = TcpStream::connect(self.upstream) else {
             return;
         };
-        lock(&self.open).extend([client.try_clone().unwrap(), server.try_clone().unwrap()]);
-        // Numbers of inserts whose answers have not come.
-        let inserts: Arc<Mutex<HashSet<[u8; 4]>>> = Arc::default();
-        let (to_client, from_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-        let (shared, asked) = (Arc::clone(self), Arc::clone(&inserts));
-        std::thread::spawn(move || shared.requests(&client, &server, &asked));
+        let (client, server) = (Arc::new(client), Arc::new(server));
+        {
+            let mut open = lock(&self.open);
+            open.retain(|stream| stream.strong_count() > 0);
+            open.extend([Arc::downgrade(&client), Arc::downgrade(&server)]);
+        }
+        let asked = Arc::new(Mutex::new(Asked::default()));
+        let (to_client, from_server) = (Arc::clone(&client), Arc::clone(&server));
+        let (shared, asking) = (Arc::clone(self), Arc::clone(&asked));
+        std::thread::spawn(move || shared.requests(&client, &server, &asking));
         let shared = Arc::clone(self);
-        std::thread::spawn(move || shared.answers(&from_server, &to_client, &inserts));
+        std::thread::spawn(move || shared.answers(&from_server, &to_client, &asked));
     }
 
-    fn requests(
-        &self,
-        mut client: &TcpStream,
-        mut server: &TcpStream,
-        inserts: &Mutex<HashSet<[u8; 4]>>,
-    ) {
+    fn requests(&self, mut client: &TcpStream, mut server: &TcpStream, asked: &Mutex<Asked>) {
         while let Some(message) = read_message(client) {
             self.hold();
-            if first_key(&message) == b"insert" {
-                if let Fault::Answer(mark, code) = self.fault()
-                    && (mark.is_empty() || message.windows(mark.len()).any(|bytes| bytes == mark))
-                {
-                    if client.write_all(&error(&message, code)).is_err() {
-                        break;
-                    }
-                    continue;
-                }
-                lock(inserts).insert([message[4], message[5], message[6], message[7]]);
+            if first_key(&message) == b"find" {
+                self.finds.fetch_add(1, Ordering::Relaxed);
             }
+            let insert = first_key(&message) == b"insert";
+            if insert
+                && let Fault::Answer(mark, code) = self.fault()
+                && (mark.is_empty() || message.windows(mark.len()).any(|bytes| bytes == mark))
+            {
+                if client.write_all(&error(&message, code)).is_err() {
+                    break;
+                }
+                continue;
+            }
+            lock(asked).insert(
+                [message[4], message[5], message[6], message[7]],
+                (Instant::now(), insert),
+            );
             if server.write_all(&message).is_err() {
                 break;
             }
@@ -133,23 +150,29 @@ impl Shared {
         let _gone_already = server.shutdown(Shutdown::Both);
     }
 
-    fn answers(
-        &self,
-        server: &TcpStream,
-        mut client: &TcpStream,
-        inserts: &Mutex<HashSet<[u8; 4]>>,
-    ) {
+    fn answers(&self, server: &TcpStream, mut client: &TcpStream, asked: &Mutex<Asked>) {
         let mut passed = 0;
+        let mut first = true;
         while let Some(message) = read_message(server) {
             self.hold();
             let answered = [message[8], message[9], message[10], message[11]];
-            let of_insert = lock(inserts).remove(&answered);
+            let request = lock(asked).remove(&answered);
+            let of_insert = request.is_some_and(|(_, insert)| insert);
             match self.fault() {
                 Fault::Slow(pause) => std::thread::sleep(pause),
+                Fault::Tenth => {
+                    let took = request.map(|(since, _)| since.elapsed());
+                    // What waits for news on purpose would look like a dead server.
+                    let took = took.filter(|took| took.as_secs() < 1);
+                    std::thread::sleep(9 * took.unwrap_or_default());
+                }
                 Fault::LostAnswers if of_insert => {
                     // By no rhythm that commands could fall into.
                     let nth = self.inserts.fetch_add(1, Ordering::Relaxed);
-                    if nth.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 63 == 0 {
+                    let die = nth.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 61;
+                    let lost = if first { die == 0 } else { die < 6 };
+                    first = false;
+                    if lost {
                         self.lost.fetch_add(1, Ordering::Relaxed);
                         break;
                     }

@@ -55,3 +55,4 @@ mod shutdown;
 mod smtp;
 mod soak;
 mod tls;
+mod tls_door;

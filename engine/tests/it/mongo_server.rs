@@ -13,6 +13,9 @@ use mongodb::{Client, Database};
 use super::harness::{PATIENCE, Process, package_file, wait_until};
 use super::mosquitto::free;
 
+/// The database that the connection string names.
+pub(crate) const DATABASE: &str = "vigie-test";
+
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Brand {
@@ -119,7 +122,7 @@ impl MongoServer {
 
     /// For the engine's config; `addr` may be that of a proxy.
     pub(crate) fn uri(addr: SocketAddr) -> String {
-        format!("mongodb://{addr}/vigie-test")
+        format!("mongodb://{addr}/{DATABASE}")
     }
 
     /// What `ask` finds in the database.
@@ -135,11 +138,20 @@ impl MongoServer {
 
     /// All documents of a collection.
     pub(crate) fn documents(&self, collection: &str) -> Vec<Document> {
-        self.ask(async |database| {
+        self.documents_of(DATABASE, collection)
+    }
+
+    /// The same of any database.
+    pub(crate) fn documents_of(&self, database: &str, collection: &str) -> Vec<Document> {
+        self.ask(async |ours| {
             let mut documents = Vec::new();
-            let mut cursor = database
+            let mut cursor = ours
+                .client()
+                .database(database)
                 .collection::<Document>(collection)
                 .find(doc! {})
+                // mongo-java-server would answer with more than the driver takes.
+                .batch_size(10_000)
                 .await?;
             while cursor.advance().await? {
                 documents.push(cursor.deserialize_current()?);

@@ -4,14 +4,14 @@
 use std::collections::BTreeMap;
 
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
-use mongodb::options::ClientOptions;
+use mongodb::options::{ClientOptions, ConnectionString};
 use mongodb::{Client, Collection};
 use secrecy::ExposeSecret;
 use smallvec::SmallVec;
 use vigie_wire::{QuantityId, SensorId};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{BATCH, Config, Trouble, Why};
+use super::{BATCH, Config, Trouble, Why, hosts};
 use crate::ingest::payload::parse_time;
 use crate::quantity::Catalogue;
 use crate::reading::{Arrival, Identity, Quarantined, Reading};
@@ -37,6 +37,92 @@ pub struct Old {
     last: Option<Document>,
 }
 
+/// Which collection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    hosts: String,
+    database: String,
+    collection: String,
+}
+
+impl Place {
+    /// A collection at the server of `mongodb.uri`; without a database in the one named there.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub fn new(config: &Config, database: Option<&str>, collection: &str) -> Result<Self, Trouble> {
+        let Some(uri) = &config.uri else {
+            return Err(Trouble::new(Why::Other, "no connection string"));
+        };
+        let parsed = ConnectionString::parse(uri.expose_secret());
+        let parsed = parsed.map_err(|error| Trouble::of(&error))?;
+        let Some(database) = database.map(str::to_owned).or(parsed.default_database) else {
+            let words = "the connection string names no database; give one with --database";
+            return Err(Trouble::new(Why::Other, words));
+        };
+        Ok(Self {
+            hosts: hosts(&parsed.host_info),
+            database,
+            collection: collection.to_owned(),
+        })
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}", self.hosts, self.database, self.collection)
+    }
+}
+
+/// Types of `_id` in the order in which MongoDB sorts them. What is not of the type that is asked
+/// for a comparison does not show.
+const TYPES: [&str; 9] = [
+    "null",
+    "number",
+    "string",
+    "object",
+    "binData",
+    "objectId",
+    "bool",
+    "date",
+    "timestamp",
+];
+
+/// Where the type of a value is among them; `None`: no `_id` that anybody has.
+fn rank(id: &Bson) -> Option<usize> {
+    Some(match id {
+        Bson::Null => 0,
+        Bson::Double(_) | Bson::Int32(_) | Bson::Int64(_) | Bson::Decimal128(_) => 1,
+        Bson::String(_) => 2,
+        Bson::Document(_) => 3,
+        Bson::Binary(_) => 4,
+        Bson::ObjectId(_) => 5,
+        Bson::Boolean(_) => 6,
+        Bson::DateTime(_) => 7,
+        Bson::Timestamp(_) => 8,
+        _ => return None,
+    })
+}
+
+/// What sorts behind an `_id`, whatever its type.
+fn behind(id: &Bson) -> Document {
+    let greater = match id {
+        // Not a number sorts before all numbers, and is greater and less than none.
+        Bson::Double(number) if number.is_nan() => {
+            doc! { "_id": { "$gte": f64::NEG_INFINITY } }
+        }
+        id => doc! { "_id": { "$gt": id } },
+    };
+    let later = rank(id).map_or(TYPES.len(), |rank| rank + 1);
+    let mut parts = vec![greater];
+    parts.extend(
+        TYPES[later..]
+            .iter()
+            .map(|name| doc! { "_id": { "$type": *name } }),
+    );
+    doc! { "$or": parts }
+}
+
 impl Old {
     /// Opens it behind `position`, which [`Old::position`] gave; empty: at the beginning.
     ///
@@ -44,7 +130,7 @@ impl Old {
     /// [`Trouble`].
     pub async fn open(
         config: &Config,
-        (database, collection): (Option<&str>, &str),
+        place: &Place,
         fields: Fields,
         catalogue: &Catalogue,
         position: &[u8],
@@ -55,17 +141,14 @@ impl Old {
         let options = ClientOptions::parse(uri.expose_secret())
             .await
             .map_err(|error| Trouble::of(&error))?;
-        let named = options.default_database.clone();
         let client = Client::with_options(options).map_err(|error| Trouble::of(&error))?;
-        let Some(database) = database.map(str::to_owned).or(named) else {
-            let words = "the connection string names no database; give one with --database";
-            return Err(Trouble::new(Why::Other, words));
-        };
         let last = RawDocumentBuf::from_bytes(position.to_vec())
             .ok()
             .and_then(|raw| Document::try_from(raw).ok());
         Ok(Self {
-            collection: client.database(&database).collection(collection),
+            collection: client
+                .database(&place.database)
+                .collection(&place.collection),
             reader: Reader::new(fields, catalogue),
             client,
             last,
@@ -87,7 +170,7 @@ impl Old {
     /// [`Trouble`]: nothing is skipped, it may be tried again.
     pub async fn next(&mut self) -> Result<Vec<Arrival>, Trouble> {
         let behind = match self.last.as_ref().and_then(|last| last.get("_id")) {
-            Some(id) => doc! { "_id": { "$gt": id } },
+            Some(id) => behind(id),
             None => doc! {},
         };
         let limit = i64::try_from(BATCH).unwrap_or(i64::MAX);

@@ -11,6 +11,8 @@ pub enum Why {
     Broken,
     /// No server answers.
     Unreachable,
+    /// The server cannot show that it is the one that is meant.
+    Certificate,
     /// User or password are wrong, or the user may not do this.
     Denied,
     /// The cluster's room is used up.
@@ -23,9 +25,10 @@ pub enum Why {
 
 impl Why {
     /// All of them, for metrics.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Broken,
         Self::Unreachable,
+        Self::Certificate,
         Self::Denied,
         Self::Full,
         Self::Foreign,
@@ -34,7 +37,7 @@ impl Why {
 
     /// It is between here and there; nothing was wrong with what was asked.
     pub(crate) const fn is_connection(self) -> bool {
-        matches!(self, Self::Broken | Self::Unreachable)
+        matches!(self, Self::Broken | Self::Unreachable | Self::Certificate)
     }
 
     /// As a metric label.
@@ -42,6 +45,7 @@ impl Why {
         match self {
             Self::Broken => "broken",
             Self::Unreachable => "unreachable",
+            Self::Certificate => "certificate",
             Self::Denied => "denied",
             Self::Full => "full",
             Self::Foreign => "foreign",
@@ -55,6 +59,11 @@ impl Why {
             Self::Broken | Self::Unreachable => {
                 "is the server up, and does it let this machine in (Atlas: Network Access)? \
                  Everything waits in the store until it answers"
+            }
+            Self::Certificate => {
+                "the certificate of the server is not trusted: for a CA of your own write \
+                 tls=true&tlsCAFile=/path/to/ca.pem in mongodb.uri, and name the server as its \
+                 certificate does"
             }
             Self::Denied => {
                 "check user and password in mongodb.uri, and that the user has the role readWrite \
@@ -127,6 +136,14 @@ impl Trouble {
     pub(super) fn of(error: &Error) -> Self {
         let words = error.kind.to_string();
         match error.kind.as_ref() {
+            // In the words of rustls, which come by many ways.
+            ErrorKind::Io(_)
+            | ErrorKind::ServerSelection { .. }
+            | ErrorKind::ConnectionPoolCleared { .. }
+                if words.contains("invalid peer certificate") =>
+            {
+                Self::new(Why::Certificate, words)
+            }
             ErrorKind::Command(command) => Self::of_code(command.code, words),
             ErrorKind::Authentication { .. } => Self::new(Why::Denied, words),
             ErrorKind::Io(_) => Self::new(Why::Broken, words),
