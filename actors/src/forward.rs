@@ -374,6 +374,7 @@ impl Forwarding {
             return Ok(());
         };
         let keep_ms = self.settings.config.keep.as_ms();
+        let for_age = Instant::now() >= self.housekeeping;
         let count = mongo.count().await?;
         let used = self.pace.used(mongo.usage().await?.bytes, count);
         let surplus = if used > max {
@@ -384,6 +385,10 @@ impl Forwarding {
         let too_old = now_ms - keep_ms;
         let mut removed = 0;
         for _ in 0..REMOVALS {
+            // Some servers need long to find the oldest.
+            if removed >= surplus && !for_age {
+                break;
+            }
             let Some(oldest) = mongo.oldest(0).await? else {
                 break;
             };
@@ -415,8 +420,11 @@ impl Forwarding {
             );
         }
         // What is still too much goes next time.
-        let pause = if removed == 0 { HOUSEKEEPING } else { REMOVING };
-        self.housekeeping = Instant::now() + pause;
+        if removed > 0 {
+            self.housekeeping = Instant::now() + REMOVING;
+        } else if for_age {
+            self.housekeeping = Instant::now() + HOUSEKEEPING;
+        }
         self.sent = 0;
         self.metrics.removed.inc_by(removed);
         self.pace.size(now_ms, used, removed);
