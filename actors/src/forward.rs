@@ -24,7 +24,7 @@ use crate::supervise::chain;
 /// Between two looks at the size and the age of the copy, unless there is something to remove.
 const HOUSEKEEPING: Duration = Duration::from_mins(5);
 /// The next look is due sooner when this part of the limit may have come since the last one, ...
-const PART: u64 = 20;
+const PART: u64 = 10;
 /// ... if a row takes so many bytes, indexes and all.
 const ROW_BYTES: u64 = 400;
 /// While there is something to remove.
