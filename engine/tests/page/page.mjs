@@ -170,7 +170,7 @@ async function watch() {
   await page.waitForFunction(() => document.querySelector(".card .course").getAttribute("d").length > 100);
   await accessible(page, "all is well");
 
-  // An anomaly appears. The machine may be busy: the best of three counts.
+  // An anomaly appears.
   const took = [];
   for (const id of SENSORS) {
     const appeared = page.evaluate((id) => new Promise((resolve) => {
@@ -188,7 +188,7 @@ async function watch() {
     await publish(id, usual(n));
   }
   console.log(`an anomaly is on the page after ${took.join(", ")} ms`);
-  assert.ok(Math.min(...took) <= SOON_MS, `an anomaly took ${took} ms`);
+  assert.ok(median(took) <= SOON_MS, `an anomaly took ${took} ms`);
   await page.getByRole("heading", { name: "3 incidents need somebody" }).waitFor();
   assert.match(await page.locator("#shout").textContent(), /New incident, critical: C003/);
   assert.match(await page.title(), /^\(3\) ▲ Vigie$/);
@@ -308,7 +308,10 @@ async function login() {
   await context.close();
 }
 
-/** A thousand sensors that all send: scrolling stays smooth. The machine may be busy: the median of three counts. */
+/** Of three: the machine may be busy once. */
+const median = ([...values]) => values.sort((a, b) => a - b)[1];
+
+/** A thousand sensors that all send: scrolling stays smooth. */
 async function crowd() {
   const runs = [];
   for (let run = 0; run < 3; run += 1) {
@@ -357,8 +360,7 @@ async function crowd() {
     await finish();
   }
   console.log(`worst long task while scrolling past 1,000 sensors: ${runs.join(", ")} ms`);
-  const [, median] = [...runs].sort((a, b) => a - b);
-  assert.ok(median <= LONG_TASK_MS, `long tasks of ${runs} ms`);
+  assert.ok(median(runs) <= LONG_TASK_MS, `long tasks of ${runs} ms`);
 }
 
 /** What docs/images shows: of a demo that has run for a while. */
