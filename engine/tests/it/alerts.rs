@@ -575,8 +575,11 @@ fn a_mail_tells_of_the_device_its_start_and_its_firmware() {
     };
     let mut engine = server.engine(dir.path(), PASSWORD);
     let mut publisher = Publisher::connect(engine.mqtt(), Version::V5);
+    // A device is not started twice within a millisecond.
+    let mut time_ms = now_ms() - 3_000;
     let mut send = |rest: &str| {
-        let payload = format!(r#"{{"id":"C001","t":{},{rest}}}"#, now_ms());
+        time_ms += 1_000;
+        let payload = format!(r#"{{"id":"C001","t":{time_ms},{rest}}}"#);
         publisher.publish("sensors/C001/reading", payload.as_bytes(), false);
     };
     send(r#""boot":"a","seq":7,"temperature":21.5,"fw":"1.3.2","reset":"power_on""#);
