@@ -36,20 +36,21 @@ impl Engine {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut find = |scheme: &str| {
-            loop {
-                let line = lines
-                    .next()
-                    .expect("the engine prints its addresses")
-                    .unwrap();
-                if let Some(at) = line.find(scheme) {
-                    let rest = &line[at + scheme.len()..];
-                    break rest.split([' ', '/']).next().unwrap_or(rest).to_owned();
+        let (mut mqtt, mut http) = (None, None);
+        let (mqtt, http) = loop {
+            let line = lines
+                .next()
+                .expect("the engine prints its addresses")
+                .unwrap();
+            for (scheme, found) in [("mqtt://", &mut mqtt), ("http://", &mut http)] {
+                if let Some((_, rest)) = line.split_once(scheme) {
+                    *found = rest.split([' ', '/']).next().map(str::to_owned);
                 }
             }
+            if let (Some(mqtt), Some(http)) = (&mqtt, &http) {
+                break (mqtt.clone(), http.clone());
+            }
         };
-        let mqtt = find("mqtt://");
-        let http = find("http://");
         let ready_after = begun.elapsed();
         // Keeps the pipe open and empty.
         std::thread::spawn(move || lines.for_each(drop));
