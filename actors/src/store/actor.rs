@@ -53,7 +53,7 @@ impl Storing {
         }
     }
 
-    fn publish(&self, scored: &Scored) {
+    fn publish(&self, scored: &Scored, outcomes: &[Outcome]) {
         self.ages(scored);
         let arrivals = &scored.batch.arrivals;
         let latest = scored.readings.iter().filter_map(|row| {
@@ -81,6 +81,7 @@ impl Storing {
             })
         });
         self.metrics.board.update(scored.batch.now_ms, latest);
+        self.count(scored, outcomes);
         self.fired(scored);
         for deed in &scored.changes.deeds {
             self.metrics.answered(*deed);
@@ -91,7 +92,7 @@ impl Storing {
 
 impl Storing {
     /// What became of each sensor's messages.
-    fn tell_board(&self, scored: &Scored, outcomes: &[Outcome]) {
+    fn count(&self, scored: &Scored, outcomes: &[Outcome]) {
         let mut rows = scored.readings.iter().peekable();
         let answered = (0_u32..).zip(scored.batch.arrivals.iter().zip(outcomes));
         let became = answered.filter_map(|(index, (arrival, outcome))| {
@@ -191,10 +192,9 @@ impl Stage for Storing {
                 .observe(committed.outcomes.len() as f64);
             self.health.committed();
         }
-        self.tell_board(&scored, &committed.outcomes);
-        batch.commit(committed.outcomes);
+        batch.commit(committed.outcomes.clone());
         failpoint::pass("store.answered");
-        self.publish(&scored);
+        self.publish(&scored, &committed.outcomes);
         Ok(Some(Stored {
             notices: committed.notices,
         }))

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::harness::{Engine, engine, now_ms, simulate};
+use super::harness::{Engine, PATIENCE, engine, now_ms, simulate, wait_until};
 use super::mqtt::{Publisher, Version};
 
 /// A store with two thousand readings of three sensors, a late one, one that came twice, one that
@@ -59,7 +59,11 @@ fn fill(dir: &std::path::Path) -> Vec<(String, Vec<Value>)> {
         ("missing_readings", 3),
     ] {
         let series = format!("vigie_sensor_{what}_total{{sensor=\"C001\"}}");
-        assert_eq!(engine.count(&series), count, "{series}");
+        // Devices are answered first.
+        wait_until(&series, PATIENCE, || match engine.count(&series) {
+            now if now == count => Ok(()),
+            now => Err(format!("{now} instead of {count}")),
+        });
     }
     let all = ["C001", "C002", "C003"].map(|id| (id.to_owned(), engine.readings(id)));
     engine.process.stop();
