@@ -4,6 +4,7 @@
 //! fjall holds its journal lock through sync and insert, so there is one writer of readings; a
 //! failed sync poisons the database for the process, so every error here is final for the writer.
 
+mod buffers;
 mod files;
 mod keeping;
 
@@ -22,6 +23,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vigie_wire::{QuantityId, SensorId};
 
+use self::buffers::Buffers;
 pub use self::files::LeftOut;
 use super::outgoing::{self, Outgoing};
 use super::row::{self, Row, StoredAnomaly, StoredReading};
@@ -68,6 +70,7 @@ pub struct Embedded {
     due: Keyspace,
     ledgers: Keyspace,
     meta: Keyspace,
+    buffers: Buffers,
     /// Number of the next row for MongoDB.
     line_end: Arc<Mutex<u64>>,
     /// Number of the next order.
@@ -81,7 +84,15 @@ impl std::fmt::Debug for Embedded {
 }
 
 fn failed(error: fjall::Error) -> Error {
-    Error::Failed(Box::new(error))
+    use std::io::ErrorKind::StorageFull;
+    match &error {
+        fjall::Error::Io(io) | fjall::Error::Storage(LsmError::Io(io))
+            if io.kind() == StorageFull =>
+        {
+            Error::NoRoom(Box::new(error))
+        }
+        _ => Error::Failed(Box::new(error)),
+    }
 }
 
 /// Something of the store in `dir` that only a copy can mend.
@@ -226,9 +237,10 @@ impl Embedded {
             .worker_threads(1)
             .open()
             .map_err(opened)?;
-        let keyspace = |name: &str, memtable: u64| {
+        let mut limits = Vec::new();
+        let mut keyspace = |name: &str, limit: u64| {
             let options = KeyspaceCreateOptions::default()
-                .max_memtable_size(memtable)
+                .max_memtable_size(buffers::NO_LIMIT)
                 // Young tables are soon merged into older ones: only those are compressed.
                 .data_block_compression_policy(CompressionPolicy::new([
                     CompressionType::None,
@@ -243,7 +255,9 @@ impl Embedded {
                     .compaction_strategy(Arc::new(Leveled::default().with_l0_threshold(8))),
                 _ => options,
             };
-            db.keyspace(name, || options).map_err(opened)
+            let keyspace = db.keyspace(name, || options).map_err(opened)?;
+            limits.push((keyspace.clone(), limit));
+            Ok::<_, Error>(keyspace)
         };
         let small = 1 << 20;
         let store = Self {
@@ -265,6 +279,7 @@ impl Embedded {
             due: keyspace("due", small)?,
             ledgers: keyspace("ledgers", small)?,
             meta: keyspace("meta", small)?,
+            buffers: Buffers::new(limits),
             line_end: Arc::default(),
             order_end: Arc::default(),
             dir: dir.into(),
@@ -716,7 +731,8 @@ impl Embedded {
         keys: impl Iterator<Item = &'k [u8]>,
         spent: Option<(&str, Sent)>,
     ) -> Result<(), Error> {
-        let mut batch = self.db.batch();
+        let mut write = self.write_unsynced();
+        let batch = &mut write.batch;
         for key in keys {
             batch.remove(&self.outbox, key);
         }
@@ -730,7 +746,7 @@ impl Embedded {
                 batch.remove(&self.sent, guard.key().map_err(failed)?);
             }
         }
-        batch.commit().map_err(failed)
+        write.commit()
     }
 
     /// What a channel with a budget sent in the last 24 hours at least, oldest first.
@@ -973,14 +989,15 @@ impl Embedded {
     /// # Errors
     /// [`Error`] if the store cannot be written.
     pub fn forwarded(&self, rows: &[u64], rejected: &[(u64, String)]) -> Result<(), Error> {
-        let mut batch = self.db.batch();
+        let mut write = self.write_unsynced();
         for number in rows {
-            batch.remove(&self.outgoing, number.to_be_bytes());
+            write.batch.remove(&self.outgoing, number.to_be_bytes());
         }
         for (number, words) in rejected {
-            batch.insert(&self.rejected, number.to_be_bytes(), words.as_bytes());
+            let number = number.to_be_bytes();
+            write.batch.insert(&self.rejected, number, words.as_bytes());
         }
-        batch.commit().map_err(failed)
+        write.commit()
     }
 
     /// The next part of the backlog, and where to go on; `None`: there is none left.
@@ -1308,9 +1325,11 @@ impl Write<'_> {
     /// # Errors
     /// [`Error::Failed`]: nothing more can be written by this process.
     pub fn commit(mut self) -> Result<(), Error> {
+        let buffers = &self.store.buffers;
         let rows = self.outgoing.take().unwrap_or_default();
         if rows.is_empty() {
-            return self.batch.commit().map_err(failed);
+            self.batch.commit().map_err(failed)?;
+            return buffers.close_full();
         }
         // Held until the rows can be seen: who reads the line by number must not meet a gap that is
         // filled later.
@@ -1322,7 +1341,8 @@ impl Write<'_> {
         }
         self.batch.commit().map_err(failed)?;
         *next = end;
-        Ok(())
+        drop(next);
+        buffers.close_full()
     }
 }
 

@@ -115,6 +115,12 @@ pub enum Error {
     /// what the disk has is not known until the store is opened again.
     #[error("the store failed")]
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The same, because there was no room on the disk.
+    #[error(
+        "the disk was full before the engine saw it come; make room, and start the engine again: \
+         nothing that was acknowledged is lost"
+    )]
+    NoRoom(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A value cannot be what was written.
     #[error("damaged {what} in the store")]
     Damaged {

@@ -2,6 +2,7 @@
 //! is room.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use super::harness::{
     Engine, PATIENCE, Process, Published, acked, assert_kept, doctor, now_ms, simulate_args,
     stored, wait_until,
 };
+use super::mosquitto::free;
 
 /// A small file system of its own. `None`: the user may not make one.
 struct Disk(PathBuf);
@@ -82,6 +84,75 @@ fn a_full_disk_stops_acknowledgements_and_nothing_else() {
     engine.process.stop();
     assert_eq!(doctor(&disk.0), kept.len() as u64);
     eprintln!("disk full: resumed after {resumed:?}");
+}
+
+/// Somebody takes the last byte between two looks at the disk: a write fails. What the disk has is not
+/// known then until the store is opened again, so either the engine noticed in time and waits, or it
+/// ends and says why. Acknowledged is only what is there afterwards.
+#[test]
+fn a_disk_that_fills_at_once_loses_nothing_that_was_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disk) = Disk::new(dir.path(), 120) else {
+        return;
+    };
+    let file = dir.path().join("acked");
+    let addr = free().to_string();
+    let (mut ended, mut waited) = (0, 0);
+    let mut engine = Engine::run_with(&disk.0, &["--mqtt", &addr]);
+    let load = format!(
+        "--sensors 20 --seed 3 --interval 1s --rate 2000 --acked acked --start {}",
+        now_ms() - 6 * 86_400_000
+    );
+    let mut publisher = Process::start(dir.path(), &simulate_args(&engine.door(), &load));
+    let ballast = disk.0.join("ballast");
+    let goes_on = |engine: &mut Engine| {
+        let before = acknowledged(&file);
+        wait_until("more acknowledgements, or the end", PATIENCE, || {
+            let now = acknowledged(&file);
+            match engine.process.ended() {
+                None if now < before + 500 => Err(now.to_string()),
+                ended => Ok(ended),
+            }
+        })
+    };
+    for round in 1..=8 {
+        assert_eq!(goes_on(&mut engine), None);
+        // Not at the same moment of the second each time.
+        std::thread::sleep(Duration::from_millis(130 * round));
+        fill(&ballast);
+        std::thread::sleep(Duration::from_secs(2));
+        fs::remove_file(&ballast).unwrap();
+        match goes_on(&mut engine) {
+            None => waited += 1,
+            Some(code) => {
+                ended += 1;
+                let said = engine.process.stderr().join("\n");
+                assert_eq!(code, 1, "{said}");
+                assert!(said.contains("make room"), "{said}");
+                engine = Engine::run_with(&disk.0, &["--mqtt", &addr]);
+            }
+        }
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    Published::end(&mut publisher);
+    let kept = stored(&engine);
+    assert_kept(&acked(&file), &kept);
+    engine.process.stop();
+    assert_eq!(doctor(&disk.0), kept.len() as u64);
+    eprintln!("disk filled at once: ended {ended} times, waited {waited} times");
+}
+
+fn acknowledged(file: &Path) -> usize {
+    fs::read(file).map_or(0, |bytes| {
+        bytes.iter().filter(|byte| **byte == b'\n').count()
+    })
+}
+
+/// Takes all there is.
+fn fill(ballast: &Path) {
+    let mut file = fs::File::create(ballast).unwrap();
+    let block = vec![0; 1 << 16];
+    while file.write_all(&block).is_ok() {}
 }
 
 /// Whatever was under way when the disk was looked at is in.

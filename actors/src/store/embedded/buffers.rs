@@ -1,0 +1,121 @@
+//! The write buffers (memtables) of the store: whoever fills one closes it, so that it is written to
+//! a table.
+//!
+//! fjall leaves that to its worker, which it tells by a queue of a thousand places; every commit into a
+//! full buffer takes one. A worker that merges for a while finds the queue full; then, closing a buffer,
+//! it waits for a place in the queue that nobody but itself empties: for ever, while the buffer and the
+//! journal grow with each commit (fjall issue 257; 12 million readings at 50,000/s were enough). So fjall
+//! is given a limit that no buffer reaches.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fjall::{AbstractTree as _, Keyspace};
+use tokio::time::Instant;
+
+/// What fjall is told.
+pub(super) const NO_LIMIT: u64 = u64::MAX;
+/// Closed buffers of one keyspace that may wait for the worker. With one more fjall would have
+/// every commit wait.
+const WAITING: usize = 3;
+/// While that many wait, the open one may become so many times as large, before commits wait for
+/// the worker.
+const STRETCH: u64 = 4;
+/// A worker that takes longer than this for one table is stuck, or the disk is.
+const PATIENCE: Duration = Duration::from_mins(5);
+
+/// The keyspaces, each with its largest write buffer in bytes.
+#[derive(Clone)]
+pub(super) struct Buffers {
+    limits: Arc<[(Keyspace, u64)]>,
+    /// Held by who closes: of two that see a full buffer the second would close the next one, empty.
+    closing: Arc<Mutex<()>>,
+}
+
+/// Nothing was written to a table for minutes.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the store could not write a table for {} s: the disk does not answer, or is far too slow",
+    PATIENCE.as_secs()
+)]
+struct Stuck;
+
+impl Buffers {
+    pub(super) fn new(limits: Vec<(Keyspace, u64)>) -> Self {
+        Self {
+            limits: limits.into(),
+            closing: Arc::default(),
+        }
+    }
+
+    /// Closes what is full; waits if the worker cannot keep up. To be called after each commit.
+    pub(super) fn close_full(&self) -> Result<(), super::Error> {
+        for (keyspace, limit) in self.limits.iter() {
+            if size(keyspace) > *limit {
+                self.close(keyspace, *limit)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn close(&self, keyspace: &Keyspace, limit: u64) -> Result<(), super::Error> {
+        let Ok(_closing) = self.closing.try_lock() else {
+            return Ok(());
+        };
+        let begun = Instant::now();
+        while keyspace.tree.sealed_memtable_count() >= WAITING {
+            if size(keyspace) <= limit.saturating_mul(STRETCH) {
+                return Ok(());
+            }
+            if begun.elapsed() > PATIENCE {
+                return Err(super::Error::Failed(Box::new(Stuck)));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        keyspace.rotate_memtable().map_err(super::failed)?;
+        Ok(())
+    }
+}
+
+fn size(keyspace: &Keyspace) -> u64 {
+    keyspace.tree.active_memtable().size()
+}
+
+#[cfg(test)]
+mod tests {
+    use fjall::{Database, KeyspaceCreateOptions};
+
+    use super::*;
+
+    const LIMIT: u64 = 64 << 10;
+
+    /// Many times what the worker's queue holds, and the worker busy with the tables before.
+    #[test]
+    fn buffers_are_closed_however_busy_the_worker_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Database::builder(dir.path())
+            .worker_threads(1)
+            .open()
+            .unwrap();
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(NO_LIMIT);
+        let keyspace = db.keyspace("readings", options).unwrap();
+        let buffers = Buffers::new(vec![(keyspace.clone(), LIMIT)]);
+        for number in 0..200_000_u32 {
+            let mut batch = db.batch();
+            batch.insert(&keyspace, number.to_be_bytes(), [7; 100]);
+            batch.commit().unwrap();
+            buffers.close_full().unwrap();
+        }
+        assert!(size(&keyspace) <= LIMIT * STRETCH + 1024);
+        let begun = Instant::now();
+        while db.outstanding_flushes() > 0 {
+            assert!(
+                begun.elapsed() < Duration::from_mins(1),
+                "the worker stands"
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(keyspace.table_count() > 0);
+        assert_eq!(keyspace.len().unwrap(), 200_000);
+    }
+}
