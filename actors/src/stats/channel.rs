@@ -10,7 +10,7 @@ use vigie_wire::QuantityId;
 use super::Config;
 use super::season::{BIN_MS, Distance, Season, SeasonOutlook};
 use super::sketch::Sketch;
-use super::window::{Moments, Window};
+use super::window::{self, Moments, Summary, Window};
 use crate::quantity::Quantity;
 
 /// Baselines of one quantity of one sensor.
@@ -28,9 +28,9 @@ pub struct Channel {
     noise: f64,
     /// Exponentially weighted mean of squared second differences: roughness.
     rough: f64,
-    values: Window,
+    values: Window<Summary>,
     /// Deviations from `ewma`.
-    residuals: Window,
+    residuals: Window<Moments>,
     /// Since when values have been too far away to enter `values`.
     frozen_since: Option<i64>,
     /// How many readings in a row deviated from `ewma` by more than the freeze line.
@@ -296,8 +296,8 @@ impl Channel {
     }
 
     /// The rolling baseline.
-    pub fn baseline(&self) -> Moments {
-        self.values.moments()
+    pub fn baseline(&self) -> Summary {
+        self.values.gathered()
     }
 
     /// What is expected from `span.0` to `span.1`, by what is known now.
@@ -325,9 +325,9 @@ impl Channel {
 
     /// Looks at `value`, and learns nothing.
     pub fn look(&self, id: QuantityId, value: f64, spec: &Quantity, seasoned: bool) -> Look {
-        let baseline = self.values.moments();
+        let baseline = self.values.gathered().moments;
         let spread = baseline.sd().max(spec.floor);
-        let residuals = self.residuals.moments();
+        let residuals = self.residuals.gathered();
         let residual_spread = residuals.sd().max(spec.floor);
         let z = if baseline.count < 2 {
             0.0
@@ -371,7 +371,7 @@ impl Channel {
         config: &Config,
     ) -> Look {
         let time_ms = pace.time_ms;
-        let pane_ms = (config.window.as_ms() / Window::PANES).max(1);
+        let pane_ms = (config.window.as_ms() / window::PANES).max(1);
         self.values.advance(time_ms, pane_ms);
         self.residuals.advance(time_ms, pane_ms);
         let mut look = self.look(id, value, spec, pace.seasoned);

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use super::sketch::Sketch;
-use super::window::Window;
+use super::window::{self, Moments, Window};
 
 /// Length of a bin.
 pub const BIN_MS: i64 = 600_000;
@@ -85,8 +85,8 @@ pub struct Season {
     day: i64,
     /// What is usual at the open bin's time of day.
     expected: Option<f64>,
-    /// Closed bins of the last hours: number and mean.
-    recent: SmallVec<[(i64, f32); 12]>,
+    /// Sum and number of the means of the two hours before the open bin.
+    short: (f64, f64),
     /// Residuals (mean minus expected) of the last bins, oldest first.
     residuals: Vec<f32>,
     /// Their median.
@@ -100,7 +100,7 @@ pub struct Season {
     scale: f64,
     usual_z: f64,
     /// Bins of the last week.
-    week: Window,
+    week: Window<Moments>,
     /// Since when the slow rules have been over their lines.
     away_since: Option<i64>,
 }
@@ -150,7 +150,7 @@ impl Season {
 
     /// Spread of the last week's means; 0 without a day of them.
     pub fn spread(&self) -> f64 {
-        let week = self.week.moments();
+        let week = self.week.gathered();
         if i64::from(week.count) < BINS_PER_DAY {
             return 0.0;
         }
@@ -212,19 +212,11 @@ impl Season {
     }
 
     fn level(&self, mean: f64, floor: f64) -> Option<Distance> {
-        let week = self.week.moments();
+        let week = self.week.gathered();
         if i64::from(week.count) < BINS_PER_DAY {
             return None;
         }
-        let recent = self
-            .recent
-            .iter()
-            .filter(|(bin, _)| *bin > self.bin - SHORT_BINS);
-        let (mut sum, mut count) = (mean, 1.0);
-        for (_, mean) in recent {
-            sum += f64::from(*mean);
-            count += 1.0;
-        }
+        let (sum, count) = (mean + self.short.0, 1.0 + self.short.1);
         if count < 3.0 {
             return None;
         }
@@ -241,6 +233,10 @@ impl Season {
     fn open(&mut self, bin: i64) {
         self.bin = bin;
         self.expected = self.usual(bin);
+        let before = (bin - SHORT_BINS + 1..bin).filter_map(|bin| self.at(bin));
+        self.short = before.fold((0.0, 0.0), |(sum, count), mean| {
+            (sum + f64::from(mean), count + 1.0)
+        });
     }
 
     /// Learns the open bin.
@@ -290,6 +286,8 @@ impl Season {
                 if self.residuals.len() == OFFSET_BINS + LAG {
                     self.residuals.remove(0);
                 }
+                let room = OFFSET_BINS + LAG - self.residuals.len();
+                self.residuals.reserve_exact(room);
                 self.residuals.push(residual as f32);
             }
             let settled = self.residuals.len().saturating_sub(LAG);
@@ -297,16 +295,12 @@ impl Season {
                 self.offset = median(&self.residuals[..settled]);
             }
         }
-        self.week.advance(bin, BINS_PER_DAY * 7 / Window::PANES);
+        self.week.advance(bin, BINS_PER_DAY * 7 / window::PANES);
         if learn {
             self.week.push(mean);
         }
-        self.recent
-            .retain(|(other, _)| *other > bin - SHORT_BINS + 1);
         #[allow(clippy::cast_possible_truncation, reason = "means are kept as f32")]
-        let mean = mean as f32;
-        self.recent.push((bin, mean));
-        self.put(bin, mean);
+        self.put(bin, mean as f32);
         self.count = 0;
         self.sum = 0.0;
     }
@@ -329,6 +323,7 @@ impl Season {
             if self.table.len() == DAYS * width {
                 self.table.drain(..width);
             }
+            self.table.reserve_exact(width);
             self.table.extend(std::iter::repeat_n(EMPTY, width));
         }
         let row = self.table.len() - width;
@@ -336,23 +331,27 @@ impl Season {
         self.table[row + slot] = mean;
     }
 
+    /// The mean of a closed bin.
+    fn at(&self, bin: i64) -> Option<f32> {
+        let rows = i64::try_from(self.table.len()).unwrap_or(0) / BINS_PER_DAY;
+        let row = rows - 1 - (self.day - bin.div_euclid(BINS_PER_DAY));
+        if row < 0 || row >= rows {
+            return None;
+        }
+        let at = usize::try_from(row * BINS_PER_DAY + bin.rem_euclid(BINS_PER_DAY)).ok()?;
+        self.table.get(at).copied().filter(|mean| mean.is_finite())
+    }
+
     /// Median over the days before of the mean around this time of day.
     fn usual(&self, bin: i64) -> Option<f64> {
         let width = BINS_PER_DAY;
-        let rows = i64::try_from(self.table.len()).unwrap_or(0) / width;
         let today = bin.div_euclid(width);
         let mut days: SmallVec<[f32; DAYS]> = SmallVec::new();
         for back in 1..=7 {
             let centre = bin - back * width;
             let (mut sum, mut count) = (0.0_f32, 0.0_f32);
             for near in centre - AROUND..=centre + AROUND {
-                let row = rows - 1 - (self.day - near.div_euclid(width));
-                if row < 0 || row >= rows {
-                    continue;
-                }
-                let at = row * width + near.rem_euclid(width);
-                let mean = usize::try_from(at).ok().and_then(|at| self.table.get(at));
-                if let Some(mean) = mean.filter(|mean| mean.is_finite()) {
+                if let Some(mean) = self.at(near) {
                     sum += mean;
                     count += 1.0;
                 }

@@ -25,6 +25,8 @@ impl Sketch {
     const PER_DOUBLING: f64 = 6.0;
     /// Buckets kept: sizes from the largest down to a 65,000th of it.
     const KEPT: i32 = 96;
+    /// Buckets that there is made room for at once.
+    const AT_ONCE: usize = 8;
     /// After so many days the weight of a number has faded to 1/e.
     const DAYS: f64 = 7.0;
 
@@ -78,7 +80,6 @@ impl Sketch {
         let bucket = (size.log2() * Self::PER_DOUBLING).floor() as i32;
         if self.weights.is_empty() {
             self.first = bucket;
-            self.weights.reserve_exact(96);
         }
         if bucket < self.first {
             let room = Self::KEPT - len(&self.weights);
@@ -88,6 +89,7 @@ impl Sketch {
                 return;
             }
             let lower = usize::try_from(lower).unwrap_or(0);
+            self.reserve(self.weights.len() + lower);
             self.weights.splice(0..0, std::iter::repeat_n(0.0, lower));
             self.first = bucket;
         }
@@ -104,9 +106,17 @@ impl Sketch {
         }
         let at = usize::try_from(bucket - self.first).unwrap_or(0);
         if at >= self.weights.len() {
+            self.reserve(at + 1);
             self.weights.resize(at + 1, 0.0);
         }
         self.weights[at] += weight;
+    }
+
+    /// Room for so many buckets, and a few more: most sketches never need all of them.
+    fn reserve(&mut self, buckets: usize) {
+        let buckets = buckets.next_multiple_of(Self::AT_ONCE);
+        self.weights
+            .reserve_exact(buckets.saturating_sub(self.weights.len()));
     }
 
     /// How much is in it: numbers of today count 1, older ones less.

@@ -11,7 +11,7 @@ use super::Config;
 use super::channel::{Channel, Course, Look, Outlook, Pace};
 use super::device::Device;
 use super::recent::{Recent, Sighting};
-use super::window::Moments;
+use super::window::Summary;
 use crate::quantity::Catalogue;
 use crate::reading::Reading;
 
@@ -33,6 +33,7 @@ impl Interval {
     fn push(&mut self, gap_ms: i64) {
         let gap = u32::try_from(gap_ms).unwrap_or(u32::MAX);
         if self.last.len() < Self::KEPT {
+            self.last.reserve_exact(Self::KEPT - self.last.len());
             self.last.push(gap);
         } else {
             self.last[usize::from(self.next)] = gap;
@@ -301,7 +302,7 @@ impl SensorState {
     }
 
     /// The baseline of one quantity, for the API and the tests.
-    pub fn baseline(&self, quantity: QuantityId) -> Option<Moments> {
+    pub fn baseline(&self, quantity: QuantityId) -> Option<Summary> {
         let (_, channel) = self.channels.iter().find(|(id, _)| *id == quantity)?;
         Some(channel.baseline())
     }
@@ -353,8 +354,8 @@ mod tests {
         let state = grown(400);
         assert_eq!(state.expected_gap_ms(), Some(10_000));
         let baseline = state.baseline(TEMPERATURE).unwrap();
-        assert_eq!(baseline.count, 400);
-        assert!((baseline.mean - 21.01).abs() < 0.01);
+        assert_eq!(baseline.moments.count, 400);
+        assert!((baseline.moments.mean - 21.01).abs() < 0.01);
     }
 
     #[test]
@@ -395,7 +396,7 @@ mod tests {
         }
         assert_eq!(accepted, Some(760), "an hour of readings every 10 s");
         let baseline = state.baseline(TEMPERATURE).unwrap();
-        assert!((baseline.mean - 26.0).abs() < 0.1, "{baseline:?}");
+        assert!((baseline.moments.mean - 26.0).abs() < 0.1, "{baseline:?}");
     }
 
     #[test]
@@ -432,6 +433,20 @@ mod tests {
         other_boot.device_ms = None;
         other_boot.order_ms = 200_000;
         assert_eq!(state.standing(&other_boot), Standing::AskStore);
+    }
+
+    /// Every size of step that there is: no sketch is spared a bucket.
+    #[test]
+    fn a_week_is_below_its_size() {
+        let (catalogue, config) = (Catalogue::default(), Config::default());
+        let mut state = SensorState::default();
+        for n in 0..9 * 1440 {
+            let far = 2.0_f64.powi((n % 17) as i32 - 12);
+            let next = reading(n, n.cast_signed() * 60_000, noisy(n) + far);
+            state.enter(&next, &catalogue, &config);
+        }
+        let bytes = postcard::to_allocvec(&state).unwrap();
+        assert!(bytes.len() < 16_384, "{} bytes", bytes.len());
     }
 
     #[test]
