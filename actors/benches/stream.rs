@@ -32,7 +32,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const BATCH: usize = 1_000;
 const START_MS: i64 = 1_790_000_000_000;
 
-fn payloads(sensors: u64, rows: u64) -> Vec<Vec<u8>> {
+/// Payloads and when they are received: at once, as those of nodes that are online. (What comes after
+/// its hour has to be rolled up again, which is a row more for each.)
+fn payloads(sensors: u64, rows: u64) -> Vec<(i64, Vec<u8>)> {
     let names = Quantities::builtin();
     let boot = BootId::try_from("bench001").unwrap();
     let noise = |n: u64| (xxh3_64(&n.to_le_bytes()) % 2_000) as f64 / 1_000.0 - 1.0;
@@ -40,11 +42,12 @@ fn payloads(sensors: u64, rows: u64) -> Vec<Vec<u8>> {
     (0..rows)
         .map(|row| {
             let (sensor, seq) = (row % sensors, row / sensors);
+            let time_ms = START_MS + i64::try_from(seq).unwrap() * 10_000;
             let reading = vigie_wire::Reading {
                 sensor: SensorId::try_from(format!("S{sensor:05}").as_str()).unwrap(),
                 boot: Some(boot),
                 seq: Some(seq),
-                time_ms: Some(START_MS + i64::try_from(seq).unwrap() * 10_000),
+                time_ms: Some(time_ms),
                 next_s: None,
                 start: None,
                 values: smallvec::smallvec![
@@ -54,7 +57,7 @@ fn payloads(sensors: u64, rows: u64) -> Vec<Vec<u8>> {
             };
             let mut bytes = Vec::new();
             encode(&reading, &names, &mut bytes);
-            bytes
+            (time_ms + 50, bytes)
         })
         .collect()
 }
@@ -108,7 +111,7 @@ fn decoder() -> Decoder {
 }
 
 /// Rows per second of the whole stream.
-fn stream(payloads: &[Vec<u8>], credits: usize) -> f64 {
+fn stream(payloads: &[(i64, Vec<u8>)], credits: usize) -> f64 {
     let dir = tempfile::tempdir().unwrap();
     actix::System::new().block_on(async {
         let mut settings = Settings {
@@ -145,7 +148,7 @@ fn stream(payloads: &[Vec<u8>], credits: usize) -> f64 {
         for batch in payloads.chunks(BATCH) {
             let arrivals: Vec<Arrival> = batch
                 .iter()
-                .map(|payload| decoder.decode("", payload, START_MS + 86_400_000))
+                .map(|(received_ms, payload)| decoder.decode("", payload, *received_ms))
                 .collect();
             let intake = pipeline.intake().clone();
             waiting.push_back(tokio::spawn(async move { intake.deliver(arrivals).await }));
@@ -179,7 +182,7 @@ fn main() {
         let decoder = decoder();
         let arrivals: Vec<Arrival> = payloads
             .iter()
-            .map(|payload| decoder.decode("", payload, START_MS + 86_400_000))
+            .map(|(received_ms, payload)| decoder.decode("", payload, *received_ms))
             .collect();
         let (mut bares, mut ones, mut twos) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..3 {

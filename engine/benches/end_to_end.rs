@@ -36,7 +36,7 @@ struct Published {
 fn simulate(engine: &Engine, args: &[&str]) -> Published {
     let output = Command::new(ENGINE)
         .args(["simulate", "--broker", &format!("mqtt://{}", engine.mqtt)])
-        .args(["--sensors", &SENSORS.to_string(), "--interval", "10s"])
+        .args(["--sensors", &SENSORS.to_string()])
         .args(args)
         .stderr(Stdio::null())
         .output()
@@ -154,6 +154,8 @@ fn main() {
             let dir = tempfile::tempdir().unwrap();
             let engine = Engine::start(dir.path(), &[]);
             let args = [
+                "--interval",
+                "10s",
                 "--rate",
                 "max",
                 "--count",
@@ -186,6 +188,8 @@ fn main() {
     let engine = Engine::start(dir.path(), &[]);
     for (boot, rate) in [("lat2000", "2000"), ("lat20000", "20000")] {
         let args = [
+            "--interval",
+            "10s",
             "--rate",
             rate,
             "--duration",
@@ -211,7 +215,10 @@ fn main() {
     let dir = tempfile::tempdir().unwrap();
     let engine = Engine::start(dir.path(), &[]);
     let count = total.to_string();
+    // With ten million, the states hold five and a half days.
     let args = [
+        "--interval",
+        "8m",
         "--rate",
         "max",
         "--count",
