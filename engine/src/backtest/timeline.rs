@@ -106,6 +106,8 @@ impl Timeline {
         let mut setup = config.setup();
         // What is told is compared with when it was: nothing is held back, nothing left out.
         setup.config.gather = Span::secs(0);
+        // A reminder repeats what was told, and comes only where nobody acknowledges.
+        setup.config.remind_after = Span::secs(0);
         setup.calendar = Calendar::default();
         let scorer = Scorer::new(
             Nothing { raised },

@@ -1,6 +1,7 @@
 //! `engine backtest` as its users meet it: on the recording that ships with the engine, and, where
 //! they are, on labelled data sets (`VIGIE_DATA`).
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -68,6 +69,33 @@ fn the_recording_is_counted_compared_and_written_row_by_row() {
         &[recording, "--config", "few.toml", "--against", "many.toml"],
     );
     assert!(said.contains(" vanish, 0 appear"), "{said}");
+}
+
+#[test]
+fn a_silence_is_told_once_however_long_it_lasts() {
+    let dir = tempfile::tempdir().unwrap();
+    // Two days every ten minutes, thirty hours of nothing, and on for six hours.
+    let mut recording = "timestamp,temperature\n".to_owned();
+    for bin in (0..288).chain(288 + 180..288 + 180 + 36) {
+        let (day, hour, minute) = (1 + bin / 144, bin / 6 % 24, bin % 6 * 10);
+        let value = 20.0 + f64::from(bin % 7) / 10.0;
+        writeln!(
+            recording,
+            "2026-03-{day:02} {hour:02}:{minute:02}:00,{value}"
+        )
+        .unwrap();
+    }
+    fs::write(dir.path().join("room.csv"), recording).unwrap();
+    backtest(dir.path(), &["room.csv", "--out", "out"]);
+    let out = fs::read_to_string(dir.path().join("out/room.csv")).unwrap();
+    let rows = out.lines().skip(1).map(|line| line.split(',').collect());
+    let told: Vec<Vec<&str>> = rows
+        .filter(|row: &Vec<&str>| row[2].parse::<f64>().unwrap() >= 0.5)
+        .collect();
+    // The last reading is of ten to midnight; four intervals later it is missed.
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0][0].starts_with("2026-03-03 00:30"), "{told:?}");
+    assert_eq!(told[0][4], "silence");
 }
 
 #[test]
