@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
+use serde_json::Value;
 
 use super::harness::{
     Engine, PATIENCE, Process, RUN, doctor, now_ms, package_file, setting, simulate, wait_until,
 };
-use super::keep::{assert_rolled_up, hours, wait_kept};
+use super::keep::{assert_rolled_up, hours};
 use super::kill::Campaign;
 use super::mongo::{assert_same, wait_copied};
 use super::mongo_server::{Brand, MongoServer};
@@ -201,11 +202,17 @@ fn a_keeper_that_dies_anywhere_removes_nothing_that_is_not_rolled_up() {
     let deaths = dies(KEEPER, &mut die) + 1;
     die(&format!("{REMOVED}@1"));
     let mut engine = Engine::start(path, &args);
-    wait_kept(&engine);
     for (sensor, readings) in &all {
+        // Whichever of its lives rolled them up.
+        wait_until("all hours", PATIENCE, || {
+            let (found, wanted) = (hours(&engine, sensor).len(), hours_of(readings));
+            (found == wanted)
+                .then_some(())
+                .ok_or_else(|| format!("{found} of {wanted}"))
+        });
         let left = wait_until("that the old ones go", PATIENCE, || {
             let left = engine.readings(sensor);
-            let time = |reading: &serde_json::Value| reading["t"].as_i64().unwrap();
+            let time = |reading: &Value| reading["t"].as_i64().unwrap();
             let oldest = time(readings.last().unwrap()) - 8 * day_ms - 3_600_000;
             (time(&left[0]) >= oldest)
                 .then_some(left.clone())
@@ -219,6 +226,14 @@ fn a_keeper_that_dies_anywhere_removes_nothing_that_is_not_rolled_up() {
     engine.process.stop();
     doctor(path);
     eprintln!("failpoints: {deaths} deaths of the Keeper");
+}
+
+/// In how many hours they are.
+fn hours_of(readings: &[Value]) -> usize {
+    let hours = readings
+        .iter()
+        .map(|reading| reading["t"].as_i64().unwrap() / 3_600_000);
+    hours.collect::<BTreeSet<_>>().len()
 }
 
 /// Readings of the last month are taken.

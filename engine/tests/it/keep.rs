@@ -22,7 +22,7 @@ fn run(dir: &Path, more: &str) -> Engine {
 }
 
 /// The first look comes with the first tick.
-pub(crate) fn wait_kept(engine: &Engine) {
+fn wait_kept(engine: &Engine) {
     wait_until("a pass of the Keeper", PATIENCE, || {
         let (hours, removed) = (
             engine.count("vigie_rollups_total"),
