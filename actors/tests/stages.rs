@@ -760,7 +760,7 @@ fn sleeping_states_come_back() {
             let numbers: Vec<u64> = rows.iter().map(|stored| stored.row.entered).collect();
             assert_eq!(numbers, [1, 2, 3, 4], "sensor {index}");
             let state = &states_of(&bench.store, index);
-            assert_eq!(state.baseline(TEMPERATURE).unwrap().count, 4);
+            assert_eq!(state.baseline(TEMPERATURE).unwrap().moments.count, 4);
         }
         bench.stop().await;
     });

@@ -143,9 +143,7 @@ fn a_disk_that_fills_at_once_loses_nothing_that_was_acknowledged() {
 }
 
 fn acknowledged(file: &Path) -> usize {
-    fs::read(file).map_or(0, |bytes| {
-        bytes.iter().filter(|byte| **byte == b'\n').count()
-    })
+    fs::read_to_string(file).map_or(0, |text| text.lines().count())
 }
 
 /// Takes all there is.
