@@ -47,6 +47,7 @@ mod node;
 mod outages;
 mod overload;
 mod page;
+mod password_door;
 mod poison;
 mod prometheus;
 mod scrape;

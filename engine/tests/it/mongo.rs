@@ -29,6 +29,7 @@ use super::kill::Campaign;
 use super::mongo_server::{Brand, DATABASE, MongoServer};
 use super::mosquitto::Way;
 use super::mqtt::{Publisher, Version};
+use super::password_door::PasswordDoor;
 use super::tls_door::TlsDoor;
 
 const DAY_MS: i64 = 86_400_000;
@@ -914,6 +915,41 @@ fn a_database_behind_tls_is_trusted_only_by_its_certificate() {
     let mut engine = run(dir.path(), &uri(&door, &authority), "");
     wait_copied(&engine, PATIENCE);
     assert_eq!(assert_same(&engine, &server), 200);
+    engine.process.stop();
+}
+
+/// Wrong or missing, nothing waits for it, and everything is copied when it is right.
+#[test]
+fn a_database_with_a_password_is_entered_with_the_right_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = MongoServer::start(dir.path(), Brand::Java) else {
+        return;
+    };
+    let door = PasswordDoor::start(server.addr, "vigie", "p@ss/word");
+    let uri = |who: &str| {
+        let options = "authMechanism=SCRAM-SHA-256&authSource=admin";
+        let options = if who.is_empty() { "" } else { options };
+        format!("mongodb://{who}{}/{DATABASE}?{options}", door.addr)
+    };
+    let mut boot = 0;
+    for wrong in ["", "vigie:p%40ss%2Fwrong@", "else:p%40ss%2Fword@"] {
+        let mut engine = run(dir.path(), &uri(wrong), "");
+        boot += 1;
+        let load = format!("--rate max --count 100 --boot life{boot}");
+        simulate(dir.path(), &engine.door(), &fleet(&load));
+        let trouble = wait_until("its trouble", PATIENCE, || {
+            let progress = progress(&engine);
+            let trouble = progress["trouble"].as_str().map(str::to_owned);
+            trouble.ok_or_else(|| progress.to_string())
+        });
+        assert!(trouble.contains("mongodb.uri"), "{trouble}");
+        assert!(engine.count("vigie_mongodb_failures_total{reason=\"denied\"}") > 0);
+        assert!(!engine.process.stderr().join("\n").contains("p%40ss"));
+        engine.process.stop();
+    }
+    let mut engine = run(dir.path(), &uri("vigie:p%40ss%2Fword@"), "");
+    wait_copied(&engine, PATIENCE);
+    assert_eq!(assert_same(&engine, &server), 300);
     engine.process.stop();
 }
 
