@@ -10,7 +10,9 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{Bench, NOBODY, START_MS, fleet, in_system, reading, sensor, stored};
 use vigie_actors::config::Span;
@@ -24,6 +26,8 @@ use vigie_actors::score::scorer::IncidentMemory;
 use vigie_actors::stats::share::Memory;
 use vigie_actors::stats::state::SensorState;
 use vigie_actors::store::embedded::Embedded;
+use vigie_actors::store::hourly::hour_of;
+use vigie_actors::store::keeper::Keeper;
 use vigie_actors::store::row::StoredReading;
 use vigie_actors::supervise::Sabotage;
 use vigie_wire::TEMPERATURE;
@@ -881,6 +885,59 @@ fn silence_outlives_a_clock_that_is_set() {
             bench.stop().await;
         });
     }
+}
+
+/// Readings of hours that are over come while those hours are rolled up, again and again.
+#[test]
+fn hours_that_change_while_they_are_rolled_up_are_true() {
+    const HOUR_MS: i64 = 3_600_000;
+    let dir = tempfile::tempdir().unwrap();
+    let settings = without_forest();
+    in_system(async {
+        let bench = Bench::start(dir.path(), &settings);
+        let over = Arc::new(AtomicBool::new(false));
+        let keeping = {
+            let mut keeper = Keeper::new(bench.store.clone(), settings.store.clone());
+            let over = Arc::clone(&over);
+            std::thread::spawn(move || {
+                let mut settled = 0;
+                loop {
+                    let last = over.load(Ordering::SeqCst);
+                    let done = keeper.pass(START_MS + 24 * HOUR_MS, &|| false).unwrap();
+                    settled += done.hours;
+                    if last {
+                        return settled;
+                    }
+                }
+            })
+        };
+        let mut arrivals = fleet(3, 2_000);
+        for arrival in &mut arrivals {
+            if let Arrival::Reading(reading) = arrival {
+                reading.received_ms += 2 * HOUR_MS;
+            }
+        }
+        bench.send(&arrivals, 10).await;
+        over.store(true, Ordering::SeqCst);
+        let settled = keeping.join().unwrap();
+        let mut hours = 0;
+        for index in 0..3 {
+            let mut counts: BTreeMap<i64, u32> = BTreeMap::new();
+            for stored in stored(&bench.store, &sensor(index)) {
+                *counts.entry(hour_of(stored.order_ms)).or_default() += 1;
+            }
+            for (hour_ms, count) in counts {
+                let hour = bench.store.hour(&sensor(index), hour_ms).unwrap().unwrap();
+                assert_eq!(hour.quantities[0].count, count, "{hour:?}");
+                hours += 1;
+            }
+        }
+        assert!(
+            settled > 2 * hours,
+            "{hours} hours, rolled up {settled} times"
+        );
+        bench.stop().await;
+    });
 }
 
 /// A write that fails half-way ends the database, and hours can wait.

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 use vigie_wire::{SensorId, topic};
 
-use super::embedded::{Embedded, Write};
+use super::embedded::{Embedded, Marked, Write};
 use super::hourly::hour_of;
 use super::row::{Row, StoredValue};
 use super::{Config, Error, Exceptions, Ledger};
@@ -86,8 +86,10 @@ impl Committer {
     /// [`Error`]: nothing of the batch is stored.
     pub fn commit(&mut self, scored: &mut Scored) -> Result<Committed, Error> {
         let store = self.store.clone();
+        let mut marked = store.marked();
         let mut change = Change {
             store: &store,
+            marked: &marked,
             write: store.write().forwarding(self.forward),
             ledger: self.ledger.clone(),
             quarantine: self.quarantine,
@@ -130,6 +132,7 @@ impl Committer {
             mut ledger,
             quarantine,
             exceptions,
+            due_here,
             ..
         } = change;
         for silent in &scored.silent {
@@ -175,6 +178,7 @@ impl Committer {
                 failpoint::pass("store.snapshot");
             }
             write.commit()?;
+            marked.add(due_here);
             failpoint::pass("store.committed");
         }
         self.ledger = ledger;
@@ -189,6 +193,7 @@ impl Committer {
 /// A batch on its way into one write.
 struct Change<'a> {
     store: &'a Embedded,
+    marked: &'a Marked,
     write: Write<'a>,
     ledger: Ledger,
     /// Numbers of the oldest kept and the next quarantined message.
@@ -230,7 +235,10 @@ impl Change<'_> {
         }
         let hour = hour_of(reading.order_ms);
         // Its hour may be rolled up already.
-        if hour_of(reading.received_ms) != hour && self.due_here.insert((reading.sensor, hour)) {
+        if hour_of(reading.received_ms) != hour
+            && !self.marked.contains(reading.sensor, hour)
+            && self.due_here.insert((reading.sensor, hour))
+        {
             // The number counts on with each reading stored.
             self.write.due(&reading.sensor, hour, self.ledger.stored);
         }

@@ -25,6 +25,7 @@ use vigie_wire::{QuantityId, SensorId};
 
 use self::buffers::Buffers;
 pub use self::files::LeftOut;
+pub(super) use self::keeping::Marked;
 use super::outgoing::{self, Outgoing};
 use super::row::{self, Row, StoredAnomaly, StoredReading};
 use super::{Config, Error, Exceptions, Ledger};
@@ -75,6 +76,7 @@ pub struct Embedded {
     line_end: Arc<Mutex<u64>>,
     /// Number of the next order.
     order_end: Arc<Mutex<u64>>,
+    marked: Arc<Mutex<Marked>>,
 }
 
 impl std::fmt::Debug for Embedded {
@@ -282,6 +284,7 @@ impl Embedded {
             buffers: Buffers::new(limits),
             line_end: Arc::default(),
             order_end: Arc::default(),
+            marked: Arc::default(),
             dir: dir.into(),
             db,
         };

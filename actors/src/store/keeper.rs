@@ -122,6 +122,7 @@ impl Keeper {
             for (key, hour_ms, sensor) in due {
                 keys.push(key);
                 if last != Some((hour_ms, sensor)) {
+                    self.store.marked().settling(sensor, hour_ms);
                     let anew = self.store.roll_up(&sensor, (hour_ms, hour_ms + HOUR_MS))?;
                     let known = self.store.hour(&sensor, hour_ms)?;
                     // Readings come; if there are fewer, they have been removed since, and the

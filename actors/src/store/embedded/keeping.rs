@@ -1,6 +1,9 @@
 //! What the Keeper asks of the store: hours to roll up, hours rolled up, readings whose time is
 //! over. Nothing here is synced: what a crash undoes is done again.
 
+use std::collections::HashSet;
+use std::sync::{MutexGuard, PoisonError};
+
 use vigie_wire::SensorId;
 
 use super::super::hourly::{self, HOUR_MS, HourRow, hour_of};
@@ -75,6 +78,12 @@ impl Embedded {
                 return Ok(hours);
             }
         }
+    }
+
+    /// The hours that are marked as due already. Held until the readings of their next change can be
+    /// seen: whoever settles an hour meanwhile must not miss them.
+    pub(in crate::store) fn marked(&self) -> MutexGuard<'_, Marked> {
+        self.marked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Hours that begin before `before_ms` and changed after they may have been rolled up.
@@ -220,6 +229,33 @@ impl Embedded {
         failpoint::pass("keeper.remove");
         write.commit()?;
         Ok(removed)
+    }
+}
+
+/// Hours, each of a sensor, that have a row in line for being settled, so that their next change
+/// needs no other. Nothing is lost with it: what is not in it is marked once more.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Marked(HashSet<(SensorId, i64)>);
+
+impl Marked {
+    /// What is remembered of a flood of hours.
+    const MOST: usize = 32_768;
+
+    pub(in crate::store) fn contains(&self, sensor: SensorId, hour_ms: i64) -> bool {
+        self.0.contains(&(sensor, hour_ms))
+    }
+
+    /// After their rows are written.
+    pub(in crate::store) fn add(&mut self, hours: HashSet<(SensorId, i64)>) {
+        if self.0.len() > Self::MOST {
+            self.0.clear();
+        }
+        self.0.extend(hours);
+    }
+
+    /// Before the readings of the hour are read: what comes from then on is marked anew.
+    pub(in crate::store) fn settling(&mut self, sensor: SensorId, hour_ms: i64) {
+        self.0.remove(&(sensor, hour_ms));
     }
 }
 
