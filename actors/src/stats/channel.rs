@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use vigie_wire::QuantityId;
 
 use super::Config;
-use super::season::{BIN_MS, Distance, Season, SeasonOutlook};
+use super::season::{BIN_MS, Distance, Jump, Season, SeasonOutlook};
 use super::sketch::Sketch;
 use super::window::{Moments, Window};
 use crate::quantity::Quantity;
@@ -165,6 +165,8 @@ pub struct Look {
     pub frozen_since: Option<i64>,
     /// With this value the new level became the baseline.
     pub new_normal: bool,
+    /// What the step of `rate` is part of, if it is not only a step.
+    pub jump: Option<Jump>,
     /// Step against the usual sizes of steps, or bend against the usual roughness.
     pub rate: Option<Distance>,
     /// Equal values in a row: how many, how many would be too many, since when.
@@ -239,6 +241,8 @@ impl Channel {
     const RESTLESS_ACCEPT_MS: i64 = 12 * 3_600_000;
     /// Of these steps the company is learned.
     const NOTABLE: f64 = 0.3;
+    /// A step that others share by this share of their lines is one of the air.
+    const SHARED: f64 = 0.15;
     /// More company than this says no more.
     const COMPANY: f64 = 0.06;
 
@@ -353,6 +357,7 @@ impl Channel {
             residual_warm: residuals.count >= Self::RESIDUALS,
             frozen_since: self.frozen_since,
             new_normal: false,
+            jump: None,
             rate: None,
             stuck: None,
             rough: None,
@@ -389,6 +394,7 @@ impl Channel {
         let slow = self.season.observe(value, time_ms, 3.0 * floor);
         look.season = slow.season;
         look.level = slow.level;
+        look.jump = self.jump(&look, pace, 3.0 * floor);
         self.learn_z(&look, pace, config);
         self.long_term(&mut look, time_ms, pane_ms, config);
         self.short_term(&look, config);
@@ -514,6 +520,16 @@ impl Channel {
         if expected_ms >= Self::OFTEN_MS || self.stale.is_multiple_of(4) {
             self.roughs.push(rough, if over { 0.1 } else { 1.0 });
         }
+    }
+
+    /// What a step near its line, or over it, is part of.
+    fn jump(&self, look: &Look, pace: Pace, floor: f64) -> Option<Jump> {
+        look.rate.filter(|rate| rate.ratio() >= 0.5)?;
+        let before = [self.last, self.last - self.last_step];
+        let shared = pace.others >= Self::SHARED;
+        let pace_ms = pace.expected_ms.unwrap_or(BIN_MS);
+        self.season
+            .jump(before, (look.value, shared), pace_ms, floor)
     }
 
     /// Quantities of one sensor share their air: what moves one of them mostly stirs the others as
@@ -803,6 +819,27 @@ mod tests {
             ratio(back.rate) > 1.0 && ratio(back.rough) < 1.0,
             "{back:?}"
         );
+    }
+
+    #[test]
+    fn a_jump_knows_what_it_ends_and_whether_others_share_it() {
+        // (drift of eight hours, the last step, what others do, what the jump is told as: back or away)
+        for (drift, step, others, told) in [
+            (3.0, -3.0, 0.0, Some(true)),
+            (0.0, 3.0, 0.0, None),
+            (0.0, 3.0, 0.3, Some(false)),
+        ] {
+            let mut room = Room::lived_in(0.0);
+            for bin in 0..48 {
+                let time = f64::from(bin) / 144.0 * std::f64::consts::TAU;
+                let wave = (10.0 * time.sin()).round() / 10.0;
+                room.feed(20.0 + wave + drift * f64::from(bin) / 48.0, 0.0);
+            }
+            let look = room.feed(room.channel.last + step, others);
+            assert!(ratio(look.rate) > 1.0, "{look:?}");
+            let back = look.jump.map(|jump| jump.away_ms > 0);
+            assert_eq!(back, told, "{drift} {step} {others}: {look:?}");
+        }
     }
 
     #[test]
