@@ -167,8 +167,15 @@ impl Season {
         sums ^ u64::from(self.count) ^ self.sizes.touch() ^ self.week.touch()
     }
 
-    /// Usual size of a distance from the time of day.
-    fn scale(&self, floor: f64) -> f64 {
+    /// What the time of day lets expect.
+    pub fn expected(&self) -> Option<f32> {
+        #[allow(clippy::cast_possible_truncation, reason = "seven digits are enough")]
+        self.expected
+            .map(|expected| (expected + self.offset) as f32)
+    }
+
+    /// Usual size of a distance from that.
+    pub fn scale(&self, floor: f64) -> f64 {
         self.scale.max(floor)
     }
 

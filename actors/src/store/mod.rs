@@ -125,7 +125,7 @@ pub enum Error {
 
 /// First byte of each stored state: another version is not read, but learned anew from the
 /// readings.
-const STATE_VERSION: u8 = 5;
+const STATE_VERSION: u8 = 6;
 
 /// A sensor's state as it is stored.
 ///
