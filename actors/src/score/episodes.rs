@@ -572,8 +572,8 @@ impl Incidents {
             && !is_news(incident, fired)
         {
             worsen(incident, worst, now_ms);
-            peak(incident, fired);
             explain(incident, fired, now_ms);
+            peak(incident, fired);
             // Whoever called it a false alarm does not want to hear of it again.
             if !incident.is_open() && incident.false_alarm.is_none() {
                 reopen(incident);
@@ -797,8 +797,9 @@ fn is_news(incident: &Incident, fired: &[Verdict]) -> bool {
 }
 
 /// Only the readings after a jump show what it is: see [`Incident::explanation`]. Noise begins with a
-/// jump, and has to be the better explanation of such a reading, too. A jump back to the usual was
-/// none if the values soon jump to where they were before it.
+/// jump, and has to be the better explanation of such a reading, too, or to come without one: but what
+/// came with a jump before may be its echo. A jump back to the usual was none if the values soon jump
+/// to where they were before it.
 fn explain(incident: &mut Incident, fired: &[Verdict], now_ms: i64) {
     let since_ms = now_ms.saturating_sub(incident.begun_ms);
     let best = incident.explanation();
@@ -811,17 +812,16 @@ fn explain(incident: &mut Incident, fired: &[Verdict], now_ms: i64) {
         let about = |one: &Verdict| one.rule == rule && one.quantity == quantity;
         fired.iter().position(about)
     };
-    let Some(jump) = of(Rule::Rate) else {
-        return;
-    };
     let returns = |one: &Verdict| {
         let first = &incident.first;
         (one.observed - first.observed).abs() < (one.observed - first.expected).abs()
     };
     let back = best.jumped_back() == Some(true) && since_ms <= BACK_WITHIN_MS;
-    let better = match of(Rule::Noise) {
-        Some(noise) if noise < jump => noise,
-        _ if back && of(Rule::Season).is_none() && returns(&fired[jump]) => jump,
+    let is_echo = incident.peaks.iter().any(|(rule, _)| *rule == Rule::Noise);
+    let better = match (of(Rule::Noise), of(Rule::Rate)) {
+        (Some(noise), Some(jump)) if noise < jump => noise,
+        (Some(noise), None) if !is_echo => noise,
+        (_, Some(jump)) if back && of(Rule::Season).is_none() && returns(&fired[jump]) => jump,
         _ => return,
     };
     let better = &fired[better];
