@@ -1,6 +1,7 @@
 """Draws the figures of docs/detection.md: what was found against what it costs, and example streams.
+Prints how often the rule that is named fits the fault.
 
-    engine backtest DATA/injected --labels DATA/injected/labels.json --out OUT/injected
+    engine backtest DATA/injected --labels DATA/injected/labels.json --out OUT/injected > OUT/injected.txt
     engine backtest DATA/clean --out OUT/clean
     python docs/detection/figures.py DATA OUT docs/detection
 
@@ -10,6 +11,7 @@ labels.json; DATA/clean has CSV files of the same form without known faults.
 
 import json
 import pathlib
+import re
 import sys
 
 import matplotlib
@@ -21,6 +23,20 @@ import pandas as pd
 
 HOUR = pd.Timedelta("1h")
 GRACE, ECHO, MERGE, WARM = HOUR / 2, 6 * HOUR, 6 * HOUR, 72 * HOUR
+
+# Which rules tell a person what kind of fault it is: a jump is the whole of a spike and the beginning of
+# a level shift, but only the end of a drift or the edge of a break.
+FITS = {
+    "spike": {"rate"},
+    "level_shift": {"rate", "season", "level", "z"},
+    "drift": {"season", "level", "z"},
+    "stuck": {"stuck"},
+    "noise_burst": {"noise"},
+    "dropout": {"silence"},
+    "sentinel": {"range"},
+    "battery_death": {"range", "season", "level", "z"},
+    "season_break": {"season", "level", "z", "forest"},
+}
 
 
 def read(file):
@@ -36,6 +52,34 @@ def episodes(times):
 
 def faults_of(labels):
     return [(pd.Timestamp(x["start"]), pd.Timestamp(x["end"]), x["fault"]) for x in labels]
+
+
+def fitting(data, out):
+    """Of the faults found: those whose incident is explained by a rule that fits, as the report of the
+    backtest has it, and those whose first alarm alone names one."""
+    first = {kind: [0, 0] for kind in FITS}
+    labels = json.loads((data / "injected/labels.json").read_text())
+    for name in labels:
+        table = read(out / "injected" / name)
+        warm = table["timestamp"] >= table["timestamp"].iloc[0] + WARM
+        alarms = table[(table["score"] >= 0.5) & warm]
+        for start, end, kind in faults_of(labels[name]):
+            inside = (alarms["timestamp"] >= start) & (alarms["timestamp"] <= end + GRACE)
+            if inside.any():
+                first[kind][0] += 1
+                first[kind][1] += alarms["rule"][inside].iloc[0] in FITS[kind]
+    explained = dict.fromkeys(FITS, 0)
+    for line in (out / "injected.txt").read_text().splitlines():
+        words = line.split()
+        if words and words[0] in FITS and "/" in words[1]:
+            rules = re.findall(r"([a-z]+) (\d+)(?:,|$)", line)
+            explained[words[0]] = sum(int(n) for rule, n in rules if rule in FITS[words[0]])
+    print(f"{'fault':<14} {'found':>5} {'explained by a rule that fits':>30} {'at the first alarm':>19}")
+    for kind, (found, fits) in sorted(first.items()):
+        print(f"{kind:<14} {found:>5} {explained[kind]:>30} {fits:>19}")
+    found, fits = (sum(counts[i] for counts in first.values()) for i in (0, 1))
+    whole = sum(explained.values())
+    print(f"{'all':<14} {found:>5} {whole:>23} = {whole / found:.2f} {fits:>12} = {fits / found:.2f}")
 
 
 def budget(data, out, into):
@@ -127,5 +171,6 @@ if __name__ == "__main__":
     if len(sys.argv) != 4:
         sys.exit(__doc__)
     data, out, into = map(pathlib.Path, sys.argv[1:])
+    fitting(data, out)
     budget(data, out, into)
     examples(data, out, into)

@@ -117,6 +117,8 @@ trait Tongue: Sync {
     fn stuck(&self, name: &str, value: &str, readings: &str, line: &str) -> String;
     fn noise(&self, name: &str, by: &str, usually: &str, line: &str) -> String;
     fn off(&self, name: &str, value: &str, expected: &str, line: &str, ratio: &str) -> String;
+    fn jumped_back(&self, name: &str, value: &str, expected: &str, ratio: &str) -> String;
+    fn jumped_away(&self, name: &str, value: &str, expected: &str, ratio: &str) -> String;
     fn forest(&self, above_all: Option<&str>, score: &str, usual: &str, line: &str) -> String;
     fn evidence(&self, feature: Feature, name: &str, parts: [&str; 3]) -> String;
     fn anomalies(&self, count: u32) -> String;
@@ -288,7 +290,11 @@ impl<C: Deref<Target = Catalogue>> Voice<C> {
             Rule::Rate | Rule::Season | Rule::Level | Rule::Z => {
                 let [value, expected, line] = [observed, expected, line].map(with_unit);
                 let ratio = self.number(tenths(verdict.ratio));
-                tongue.off(name, &value, &expected, &line, &ratio)
+                match verdict.jumped_back() {
+                    Some(true) => tongue.jumped_back(name, &value, &expected, &ratio),
+                    Some(false) => tongue.jumped_away(name, &value, &expected, &ratio),
+                    None => tongue.off(name, &value, &expected, &line, &ratio),
+                }
             }
         }
     }
@@ -346,7 +352,7 @@ impl<C: Deref<Target = Catalogue>> Voice<C> {
                 "{at}  {severity:<8}  {about}  {}: {}, since {}",
                 incident.explanation().rule.name(),
                 self.what(incident, incident.explanation()),
-                clock_time(incident.first.since_ms),
+                clock_time(incident.since_ms()),
             ),
             NoticeKind::Escalated => format!(
                 "{at}  {severity:<8}  {about}  {}: {}, getting worse since {begun}",
@@ -410,7 +416,7 @@ impl<C: Deref<Target = Catalogue>> Voice<C> {
             let rule = tongue.rule(verdict.rule);
             facts.push((Label::Also, format!("{} ({rule})", self.sentence(verdict))));
         }
-        facts.push((Label::Since, self.time(first.since_ms)));
+        facts.push((Label::Since, self.time(incident.since_ms())));
         facts.push((
             Label::Severity,
             tongue.severity(incident.severity).to_owned(),

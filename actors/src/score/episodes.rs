@@ -27,6 +27,8 @@ const REMINDED_WITHIN_MS: i64 = 7 * 24 * 3_600_000;
 const LOOK_EVERY_MS: i64 = 500;
 /// So long after its beginning an incident may find a better explanation.
 const EXPLAINED_WITHIN_MS: i64 = 3 * 3_600_000;
+/// A jump back to the usual that is taken back within this time was none.
+const BACK_WITHIN_MS: i64 = 3_600_000;
 /// So many sensors of a small group that go the same way at the same time have one cause.
 const TOGETHER: usize = 3;
 
@@ -551,7 +553,7 @@ impl Incidents {
     fn normal(&mut self, sensor: SensorId, now_ms: i64, near: Near) {
         if let Some(serial) = self.values.get(&sensor)
             && let Some(incident) = self.all.get_mut(serial)
-            && near.has(incident.first.rule)
+            && near.has(incident.first.judged_by())
             && (incident.is_open() || incident.false_alarm.is_some())
         {
             incident.near_ms = incident.near_ms.max(now_ms);
@@ -570,8 +572,8 @@ impl Incidents {
             && !is_news(incident, fired)
         {
             worsen(incident, worst, now_ms);
-            peak(incident, fired);
             explain(incident, fired, now_ms);
+            peak(incident, fired);
             // Whoever called it a false alarm does not want to hear of it again.
             if !incident.is_open() && incident.false_alarm.is_none() {
                 reopen(incident);
@@ -774,10 +776,11 @@ fn worsen(incident: &mut Incident, verdict: &Verdict, now_ms: i64) {
 
 fn peak(incident: &mut Incident, fired: &[Verdict]) {
     for verdict in fired {
+        let crossed = verdict.judged_by();
         let known = incident.peaks.iter_mut();
-        match known.into_iter().find(|(rule, _)| *rule == verdict.rule) {
+        match known.into_iter().find(|(rule, _)| *rule == crossed) {
             Some((_, most)) => *most = most.max(verdict.ratio),
-            None => incident.peaks.push((verdict.rule, verdict.ratio)),
+            None => incident.peaks.push((crossed, verdict.ratio)),
         }
     }
 }
@@ -793,12 +796,15 @@ fn is_news(incident: &Incident, fired: &[Verdict]) -> bool {
         })
 }
 
-/// Noise begins with a jump, and only the readings after it show what it is: see
-/// [`Incident::explanation`]. It has to be the better explanation of such a reading, too.
+/// Only the readings after a jump show what it is: see [`Incident::explanation`]. Noise begins with a
+/// jump, and has to be the better explanation of such a reading, too, or to come without one: but what
+/// came with a jump before may be its echo. A jump back to the usual was none if the values soon jump
+/// to where they were before it.
 fn explain(incident: &mut Incident, fired: &[Verdict], now_ms: i64) {
-    let lately = now_ms.saturating_sub(incident.begun_ms) <= EXPLAINED_WITHIN_MS;
-    let known = incident.explanation().rule != Rule::Rate;
-    if incident.kind != Kind::Values || known || !lately {
+    let since_ms = now_ms.saturating_sub(incident.begun_ms);
+    let best = incident.explanation();
+    let known = best.judged_by() != Rule::Rate;
+    if incident.kind != Kind::Values || known || since_ms > EXPLAINED_WITHIN_MS {
         return;
     }
     let quantity = incident.first.quantity;
@@ -806,14 +812,22 @@ fn explain(incident: &mut Incident, fired: &[Verdict], now_ms: i64) {
         let about = |one: &Verdict| one.rule == rule && one.quantity == quantity;
         fired.iter().position(about)
     };
-    let (Some(noise), Some(jump)) = (of(Rule::Noise), of(Rule::Rate)) else {
-        return;
+    let returns = |one: &Verdict| {
+        let first = &incident.first;
+        (one.observed - first.observed).abs() < (one.observed - first.expected).abs()
     };
-    if noise < jump {
-        incident.also.retain(|also| also.rule != Rule::Noise);
-        incident.also.insert(0, fired[noise].clone());
-        incident.also.truncate(2);
-    }
+    let back = best.jumped_back() == Some(true) && since_ms <= BACK_WITHIN_MS;
+    let is_echo = incident.peaks.iter().any(|(rule, _)| *rule == Rule::Noise);
+    let better = match (of(Rule::Noise), of(Rule::Rate)) {
+        (Some(noise), Some(jump)) if noise < jump => noise,
+        (Some(noise), None) if !is_echo => noise,
+        (_, Some(jump)) if back && of(Rule::Season).is_none() && returns(&fired[jump]) => jump,
+        _ => return,
+    };
+    let better = &fired[better];
+    incident.also.retain(|also| also.rule != better.rule);
+    incident.also.insert(0, better.clone());
+    incident.also.truncate(2);
 }
 
 fn reopen(incident: &mut Incident) {

@@ -153,7 +153,7 @@ pub struct Incident {
     pub near_ms: i64,
     /// Time of the end.
     pub resolved_ms: Option<i64>,
-    /// The rule that fired first; [`Incident::explanation`] may be another.
+    /// What fired first; [`Incident::explanation`] may be another.
     pub first: Verdict,
     /// The next two that fired with it.
     pub also: Vec<Verdict>,
@@ -191,16 +191,27 @@ impl Incident {
         }
     }
 
-    /// What explains it best: the rule that fired first, or noise that was found later, if the first
-    /// jump was only the beginning of that.
+    /// What explains it best: the rule that fired first, or what was found later, if the first jump
+    /// was only the beginning of noise, or did not lead back for good.
     pub fn explanation(&self) -> &Verdict {
+        let back = self.first.jumped_back() == Some(true);
         let better = |also: &&Verdict| {
-            self.first.rule == Rule::Rate
-                && also.rule == Rule::Noise
+            self.first.judged_by() == Rule::Rate
+                && (also.rule == Rule::Noise || back && also.rule == Rule::Rate)
                 && also.quantity == self.first.quantity
-                && also.since_ms > self.first.since_ms
+                && also.since_ms > self.opened_ms
         };
         self.also.iter().find(better).unwrap_or(&self.first)
+    }
+
+    /// Since when it has been so: from before the first anomaly, if that was a jump back that explains it.
+    pub fn since_ms(&self) -> i64 {
+        let explains = self.explanation() == &self.first;
+        if self.first.jumped_back().is_some() && !explains {
+            self.opened_ms
+        } else {
+            self.first.since_ms
+        }
     }
 
     /// What else fired, in the order in which it did: all but the explanation.

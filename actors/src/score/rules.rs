@@ -6,6 +6,7 @@ use vigie_wire::QuantityId;
 
 use crate::quantity::Catalogue;
 use crate::stats::channel::{Look, z_line};
+use crate::stats::season::{Distance, Jump};
 use crate::stats::share::{Silence, SilenceLine};
 
 /// What found an anomaly.
@@ -140,7 +141,8 @@ pub struct Evidence {
     pub feature: Feature,
     /// As it is.
     pub value: f32,
-    /// Nine tenths of the readings that the forest learned from are between this …
+    /// Nine tenths of the readings that the forest learned from are between this … (of a step that led
+    /// to a season: where its line is)
     pub low: f32,
     /// … and this.
     pub high: f32,
@@ -164,11 +166,37 @@ pub struct Verdict {
     pub ratio: f64,
     /// Since when it has been so.
     pub since_ms: i64,
-    /// Of the forest: the two features that say most, the stronger one first.
+    /// Of the forest: the two features that say most, the stronger one first. Of a season that a jump
+    /// told of: the step.
     pub evidence: Vec<Evidence>,
 }
 
 impl Verdict {
+    /// If a jump told of this: did it lead back, from values that were away?
+    pub fn jumped_back(&self) -> Option<bool> {
+        let step = self
+            .evidence
+            .first()
+            .filter(|_| self.rule == Rule::Season)?;
+        let away = self.observed - self.expected;
+        Some(f64::from(step.value) * away < 0.0)
+    }
+
+    /// The rule whose line was crossed: a jump over the line of rate may tell of a season.
+    pub fn judged_by(&self) -> Rule {
+        match self.jumped_back() {
+            Some(_) => Rule::Rate,
+            None => self.rule,
+        }
+    }
+
+    /// Of several that fire at once, the one with the smallest place is the explanation: see
+    /// [`Rule::place`]. What a jump tells of comes before the jump.
+    pub fn place(&self, often: bool) -> (u8, bool) {
+        let rule = self.judged_by();
+        (rule.place(often), rule == self.rule)
+    }
+
     /// Critical at twice the line.
     pub fn severity(&self) -> Severity {
         if self.ratio >= 2.0 {
@@ -248,8 +276,10 @@ pub fn judge(
     let mut worst = 0.0_f64;
     let mut add = |ratio: f64, verdict: Verdict| {
         worst = worst.max(ratio);
-        near.look(verdict.rule, ratio);
-        if ratio >= 1.0 {
+        near.look(verdict.judged_by(), ratio);
+        // The season may fire beside the jump that has told of it.
+        let known = |one: &Verdict| (one.rule, one.quantity) == (verdict.rule, verdict.quantity);
+        if ratio >= 1.0 && !fired.iter().any(known) {
             fired.push(verdict);
         }
     };
@@ -279,6 +309,9 @@ pub fn judge(
         };
         distance = distance.with_margin(margin * shared);
         let ratio = distance.ratio();
+        if let (Rule::Rate, Some(jump)) = (rule, look.jump) {
+            add(ratio, jumped(look, time_ms, distance, jump));
+        }
         let (observed, line) = match rule {
             Rule::Noise => (distance.distance, distance.line),
             // What was seen may stand for more than this reading.
@@ -316,6 +349,29 @@ pub fn judge(
         add(ratio, verdict);
     }
     worst
+}
+
+/// A step back to the usual is not what is strange, but where the values were before; and one that
+/// the other quantities share is one of the air: strange is where it leads. The step is the evidence.
+fn jumped(look: &Look, time_ms: i64, rate: Distance, jump: Jump) -> Verdict {
+    let (observed, expected) = (f64::from(jump.observed), f64::from(jump.expected));
+    let line = look.season.map_or(0.0, |season| f64::from(season.line));
+    Verdict {
+        rule: Rule::Season,
+        quantity: Some(look.quantity),
+        observed,
+        expected,
+        line: expected + (observed - expected).signum() * line,
+        ratio: rate.ratio(),
+        since_ms: time_ms - i64::from(jump.away_ms),
+        evidence: vec![Evidence {
+            quantity: look.quantity,
+            feature: Feature::Step,
+            value: rate.distance / rate.scale,
+            low: -rate.line / rate.scale,
+            high: rate.line / rate.scale,
+        }],
+    }
 }
 
 /// Where the rules `z` and `season` let a value lie.
@@ -408,7 +464,6 @@ mod tests {
     use vigie_wire::TEMPERATURE;
 
     use super::*;
-    use crate::stats::season::Distance;
 
     fn look(value: f64) -> Look {
         Look {
@@ -431,6 +486,7 @@ mod tests {
             residual_warm: true,
             frozen_since: None,
             new_normal: false,
+            jump: None,
             rate: Some(Distance::new(21.2, value - 21.2, 0.1, 0.6)),
             stuck: None,
             rough: None,
@@ -511,6 +567,45 @@ mod tests {
             (lines[0] - 21.8).abs() < 1e-5 && (lines[1] - 25.0).abs() < 1e-9,
             "{lines:?}"
         );
+    }
+
+    #[test]
+    fn a_jump_tells_where_the_values_were_or_where_they_are() {
+        // (step, the value that is away, for how long) → back?
+        for (value, observed, away_ms, back) in [(20.0, 22.5, 5, true), (24.0, 24.0, 0, false)] {
+            let mut look = look(value);
+            look.jump = Some(Jump {
+                observed,
+                expected: 20.5,
+                away_ms,
+            });
+            // It fires as well: one verdict of each rule is enough.
+            look.season = Some(Distance::new(20.5, 3.0, 0.5, 2.5));
+            let (worst, fired) = judged(&look, 1.0);
+            let rules: Vec<Rule> = fired.iter().map(|verdict| verdict.rule).collect();
+            assert_eq!(rules, [Rule::Season, Rule::Rate], "the jump beside it");
+            let told = &fired[0];
+            assert!((told.observed - f64::from(observed)).abs() < 1e-9);
+            assert_eq!((told.expected, told.line), (20.5, 23.0));
+            assert_eq!(told.since_ms, 7 - i64::from(away_ms));
+            assert_eq!(told.jumped_back(), Some(back));
+            assert_eq!(told.judged_by(), Rule::Rate);
+            assert!(
+                (told.ratio - fired[1].ratio).abs() < 1e-9,
+                "the jump is over its line"
+            );
+            assert!((worst - fired[1].ratio).abs() < 1e-9);
+            assert!(told.place(false) < fired[1].place(false));
+            assert_eq!(fired[1].jumped_back(), None);
+        }
+        // Below its line it tells of nothing.
+        let mut quiet = look(21.3);
+        quiet.jump = Some(Jump {
+            observed: 25.0,
+            expected: 21.2,
+            away_ms: 5,
+        });
+        assert_eq!(judged(&quiet, 1.0).1, []);
     }
 
     #[test]

@@ -196,7 +196,7 @@ fn lower(lines: &Lines, sensor: SensorId, only: Option<Rule>, fired: &mut Vec<Ve
     };
     for verdict in fired.iter_mut() {
         for (rule, factor) in lines {
-            if verdict.rule == *rule && only.is_none_or(|only| only == *rule) {
+            if verdict.judged_by() == *rule && only.is_none_or(|only| only == *rule) {
                 verdict.ratio /= factor;
                 verdict.line = verdict.expected + (verdict.line - verdict.expected) * factor;
             }
@@ -669,7 +669,7 @@ impl<M: IncidentMemory> Scorer<M> {
             }
             let often = |expected_ms: i64| (expected_ms as f64) < Channel::OFTEN_MS;
             let often = row.expected_ms.is_some_and(often);
-            row.fired.sort_by_key(|verdict| verdict.rule.place(often));
+            row.fired.sort_by_key(|verdict| verdict.place(often));
             match row.kind {
                 Kind::Entered => {
                     let silence = row
@@ -682,7 +682,7 @@ impl<M: IncidentMemory> Scorer<M> {
                     self.incidents.reading(reading.sensor, times, found);
                     // The row tells of the gap all the same: rules depend on readings alone.
                     row.fired.extend(excused);
-                    row.fired.sort_by_key(|verdict| verdict.rule.place(often));
+                    row.fired.sort_by_key(|verdict| verdict.place(often));
                 }
                 Kind::Late => {
                     row.fired.clear();

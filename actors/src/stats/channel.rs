@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use vigie_wire::QuantityId;
 
 use super::Config;
-use super::season::{BIN_MS, Distance, Season, SeasonOutlook};
+use super::season::{BIN_MS, Distance, Jump, Season, SeasonOutlook};
 use super::sketch::Sketch;
 use super::window::{self, Moments, Summary, Window};
 use crate::quantity::Quantity;
@@ -82,6 +82,11 @@ struct Run {
     /// Length of the present one, and when it began.
     length: u32,
     since_ms: i64,
+    /// How far the other quantities went meanwhile, as shares of their lines.
+    stirred: f32,
+    /// What the time of day let expect meanwhile, at least and at most.
+    low: f32,
+    high: f32,
     /// Longest run of the week before it.
     usual: u32,
     /// Longest run of each of the last days, newest last, and the newest day.
@@ -165,6 +170,8 @@ pub struct Look {
     pub frozen_since: Option<i64>,
     /// With this value the new level became the baseline.
     pub new_normal: bool,
+    /// What the step of `rate` is part of, if it is not only a step.
+    pub jump: Option<Jump>,
     /// Step against the usual sizes of steps, or bend against the usual roughness.
     pub rate: Option<Distance>,
     /// Equal values in a row: how many, how many would be too many, since when.
@@ -239,6 +246,10 @@ impl Channel {
     const RESTLESS_ACCEPT_MS: i64 = 12 * 3_600_000;
     /// Of these steps the company is learned.
     const NOTABLE: f64 = 0.3;
+    /// A step that others share by this share of their lines is one of the air.
+    const SHARED: f64 = 0.15;
+    /// Others that move by less than this at any time are none.
+    const STIRRED: f64 = 1e-4;
     /// More company than this says no more.
     const COMPANY: f64 = 0.06;
 
@@ -353,6 +364,7 @@ impl Channel {
             residual_warm: residuals.count >= Self::RESIDUALS,
             frozen_since: self.frozen_since,
             new_normal: false,
+            jump: None,
             rate: None,
             stuck: None,
             rough: None,
@@ -389,6 +401,7 @@ impl Channel {
         let slow = self.season.observe(value, time_ms, 3.0 * floor);
         look.season = slow.season;
         look.level = slow.level;
+        look.jump = self.jump(&look, pace, 3.0 * floor);
         self.learn_z(&look, pace, config);
         self.long_term(&mut look, time_ms, pane_ms, config);
         self.short_term(&look, config);
@@ -422,25 +435,52 @@ impl Channel {
         #[allow(clippy::float_cmp, reason = "stuck means the very same number")]
         if self.seen > 0 && look.value == self.last {
             self.run.length += 1;
+            #[allow(clippy::cast_possible_truncation, reason = "a share")]
+            let others = pace.others.min(Self::NOTABLE) as f32;
+            self.run.stirred += others;
         } else {
             look.stuck = self.released(look.step.abs(), pace, floor);
-            self.run.end(day);
-            self.run.length = 1;
-            self.run.since_ms = pace.time_ms;
+            self.run.end(day, Run::common(pace));
+            self.run.begin(pace.time_ms);
         }
-        if let Some(line) = self.run.line(pace.time_ms) {
+        if let Some(expected) = self.season.expected() {
+            self.run.low = self.run.low.min(expected);
+            self.run.high = self.run.high.max(expected);
+        }
+        if let Some(line) = self.run.line(pace, || self.calm(3.0 * floor)) {
             look.stuck = Some((self.run.length, line * pace.young(), self.run.since_ms));
             return 0;
         }
         look.stuck.map_or(0, |(length, ..)| length)
     }
 
+    /// Values stand still by nature when nothing goes on. The line is nearer (below 1) for a run through
+    /// which the others have moved as ever, or the time of day lets expect a change; it is further
+    /// away for one in still air.
+    fn calm(&self, floor: f64) -> f64 {
+        let (run, usual) = (&self.run, f64::from(self.stirred));
+        // Without others nothing tells.
+        let usual = usual.max(Self::STIRRED) * f64::from(run.length);
+        let stir = f64::from(run.stirred) / usual;
+        let course = f64::from((run.high - run.low).max(0.0)) / self.season.scale(floor);
+        ((0.4 + stir) / 1.4 * ((0.3 + course) / 1.3)).powf(-0.3)
+    }
+
     /// Was the run that `step` ends a stuck one? What stands still on its own moves on as it does,
     /// by a small step; a sensor that comes loose has the movement of hours to make up for.
     fn released(&self, step: f64, pace: Pace, floor: f64) -> Option<(u32, f64, i64)> {
         let length = f64::from(self.run.length);
-        let line = self.run.line(pace.time_ms - pace.gap_ms.unwrap_or(0))?;
-        if self.steps.weight() < Self::STEPS || length < Run::LEAST.max(0.25 * line) {
+        let before = Pace {
+            time_ms: pace.time_ms - pace.gap_ms.unwrap_or(0),
+            ..pace
+        };
+        let line = self.run.line(before, || 1.0)?;
+        let least = Run::LEAST.max(0.25 * line);
+        // A run as on three days of the week is no strange one, whatever ends it.
+        if self.steps.weight() < Self::STEPS
+            || length < least
+            || self.run.length <= self.run.third()
+        {
             return None;
         }
         let small = (1.5 * floor).max(2.0 * self.usual.brisk_step);
@@ -514,6 +554,16 @@ impl Channel {
         if expected_ms >= Self::OFTEN_MS || self.stale.is_multiple_of(4) {
             self.roughs.push(rough, if over { 0.1 } else { 1.0 });
         }
+    }
+
+    /// What a step near its line, or over it, is part of.
+    fn jump(&self, look: &Look, pace: Pace, floor: f64) -> Option<Jump> {
+        look.rate.filter(|rate| rate.ratio() >= 0.5)?;
+        let before = [self.last, self.last - self.last_step];
+        let shared = pace.others >= Self::SHARED;
+        let pace_ms = pace.expected_ms.unwrap_or(BIN_MS);
+        self.season
+            .jump(before, (look.value, shared), pace_ms, floor)
     }
 
     /// Quantities of one sensor share their air: what moves one of them mostly stirs the others as
@@ -645,11 +695,25 @@ impl Run {
     /// Runs shorter than this say nothing, however short they usually are.
     const LEAST: f64 = 14.0;
     const LEAST_MS: i64 = 2 * 3_600_000;
-    /// Over the usual longest one.
+    /// One that is longer than usual by more than this is no usual one.
     const FACTOR: f64 = 1.95;
+    /// Runs of this time are neither long nor short.
+    const COMMON_MS: i64 = 4 * 3_600_000;
+
+    fn begin(&mut self, time_ms: i64) {
+        self.length = 1;
+        self.since_ms = time_ms;
+        self.stirred = 0.0;
+        (self.low, self.high) = (f32::INFINITY, f32::NEG_INFINITY);
+    }
+
+    /// So many readings are neither a long run nor a short one.
+    fn common(pace: Pace) -> f64 {
+        Self::COMMON_MS as f64 / pace.expected_ms.unwrap_or(BIN_MS).max(1) as f64
+    }
 
     /// The present run is over.
-    fn end(&mut self, day: i64) {
+    fn end(&mut self, day: i64, common: f64) {
         if self.longest.is_empty() {
             self.longest.push(0);
             self.day = day;
@@ -665,30 +729,39 @@ impl Run {
             }
             self.longest.push(0);
         }
-        // One that was over its line raises the next line to itself, not beyond.
-        let most = f64::from(self.usual.max(8)) * Self::FACTOR;
+        // One that is much longer than those before it counts for less: nobody knows what it was.
+        let most = f64::from(self.usual).max(common) * Self::FACTOR;
         #[allow(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "a length"
         )]
-        let length = if f64::from(self.length) > most {
-            (f64::from(self.length) / Self::FACTOR) as u32
-        } else {
-            self.length
-        };
+        let length = self.length.min(most as u32);
         if let Some(today) = self.longest.last_mut() {
             *today = (*today).max(length);
         }
         self.usual = self.longest.iter().copied().max().unwrap_or(0);
     }
 
-    /// How many equal values in a row are too many; `None` while nothing can be said.
-    fn line(&self, now_ms: i64) -> Option<f64> {
-        if self.longest.is_empty() || now_ms - self.since_ms < Self::LEAST_MS {
+    /// How many equal values in a row are too many; `None` while nothing can be said. `calm`: see
+    /// [`Channel::calm`].
+    fn line(&self, pace: Pace, calm: impl FnOnce() -> f64) -> Option<f64> {
+        if self.longest.is_empty() || pace.time_ms - self.since_ms < Self::LEAST_MS {
             return None;
         }
-        Some((f64::from(self.usual) * Self::FACTOR).max(Self::LEAST))
+        // One day of the week may have had an odd one. Long runs are less far apart than short ones.
+        let third = f64::from(self.third());
+        let usual = (f64::from(self.usual) * third).sqrt();
+        let line = 1.5 * Self::common(pace).powf(0.3) * usual.powf(0.7) * calm();
+        Some(line.max(1.3 * third).max(Self::LEAST))
+    }
+
+    /// The third longest of the days' longest runs; of fewer days, the shortest.
+    fn third(&self) -> u32 {
+        let mut days = self.longest.clone();
+        days.sort_unstable();
+        let at = days.len().saturating_sub(3);
+        days.get(at).copied().unwrap_or(0)
     }
 }
 
@@ -803,6 +876,93 @@ mod tests {
             ratio(back.rate) > 1.0 && ratio(back.rough) < 1.0,
             "{back:?}"
         );
+    }
+
+    #[test]
+    fn a_jump_knows_what_it_ends_and_whether_others_share_it() {
+        // (drift of eight hours, the last step, what others do, what the jump is told as: back or away)
+        for (drift, step, others, told) in [
+            (3.0, -3.0, 0.0, Some(true)),
+            (0.0, 3.0, 0.0, None),
+            (0.0, 3.0, 0.3, Some(false)),
+        ] {
+            let mut room = Room::lived_in(0.0);
+            for bin in 0..48 {
+                let time = f64::from(bin) / 144.0 * std::f64::consts::TAU;
+                let wave = (10.0 * time.sin()).round() / 10.0;
+                room.feed(20.0 + wave + drift * f64::from(bin) / 48.0, 0.0);
+            }
+            let look = room.feed(room.channel.last + step, others);
+            assert!(ratio(look.rate) > 1.0, "{look:?}");
+            let back = look.jump.map(|jump| jump.away_ms > 0);
+            assert_eq!(back, told, "{drift} {step} {others}: {look:?}");
+        }
+    }
+
+    #[test]
+    fn what_stands_still_while_others_move_is_stuck_sooner() {
+        // The others never rest; now and then this one does.
+        let line = |moves: f64| {
+            let mut room = Room::lived_in(0.1);
+            for bin in 0..7 * 144 {
+                let wave =
+                    (10.0 * (f64::from(bin % 144) / 144.0 * std::f64::consts::TAU).sin()).round();
+                room.feed(20.0 + wave / 10.0, 0.1);
+            }
+            let last = room.channel.last;
+            let looks = (0..40).filter_map(|_| room.feed(last, moves).stuck);
+            looks.last().map(|(_, line, _)| line).unwrap()
+        };
+        let (still, usual) = (line(0.0), line(0.1));
+        assert!(still > 1.2 * usual, "{still} {usual}");
+    }
+
+    #[test]
+    fn one_odd_day_of_the_week_is_not_the_measure_of_stuck() {
+        let pace = |time_ms| Pace {
+            time_ms,
+            gap_ms: Some(BIN_MS),
+            expected_ms: Some(BIN_MS),
+            seasoned: true,
+            age_ms: 8 * 144 * BIN_MS,
+            others: 0.0,
+        };
+        let line = |runs: &[u32]| {
+            let mut run = Run::default();
+            for (day, length) in (0..).zip(runs) {
+                run.length = *length;
+                run.end(day, 24.0);
+            }
+            run.begin(0);
+            [1.0, 0.1].map(|calm| run.line(pace(Run::LEAST_MS), || calm).unwrap())
+        };
+        let ([even, daily], [odd, _], [short, _]) = (
+            line(&[20, 20, 20, 20]),
+            line(&[20, 60, 20, 20]),
+            line(&[4, 4, 4]),
+        );
+        assert!(even > 1.5 * 20.0 && odd > even, "{even} {odd}");
+        assert!(odd < 1.95 * 60.0 && odd < 2.0 * even, "{even} {odd}");
+        assert!(
+            (daily - 1.3 * 20.0).abs() < 1e-9,
+            "what comes daily is never strange"
+        );
+        assert!((short - Run::LEAST).abs() < 1e-9, "{short}");
+        // Once it may have been stuck; day by day it is its nature.
+        let ([once, _], [daily, _]) = (line(&[10, 10, 10, 200]), line(&[200; 6]));
+        assert!(once < 60.0 && daily >= 1.3 * 200.0, "{once} {daily}");
+        // Often is not seldom: a hundred readings of six seconds are ten minutes.
+        let mut often = pace(Run::LEAST_MS);
+        often.expected_ms = Some(6_000);
+        let mut run = Run {
+            length: 2000,
+            usual: 2000,
+            ..Run::default()
+        };
+        run.end(0, 2400.0);
+        run.begin(0);
+        let line = run.line(often, || 1.0).unwrap();
+        assert!(line > 2000.0 * 1.3, "{line}");
     }
 
     #[test]

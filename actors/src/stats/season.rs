@@ -29,6 +29,17 @@ pub struct Slow {
     pub level: Option<Distance>,
 }
 
+/// A jump that is the beginning or the end of something.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Jump {
+    /// The value that is unlike this time of day, in the quantity's unit: before the jump or after it.
+    pub observed: f32,
+    /// What is usual at this time of day.
+    pub expected: f32,
+    /// For so long the values were away before they jumped back; 0: they have jumped away.
+    pub away_ms: u32,
+}
+
 /// How far something is from what is usual.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Distance {
@@ -122,6 +133,14 @@ const ENOUGH_SIZES: f64 = 72.0;
 /// In place of a mean that there is not.
 const EMPTY: f32 = f32::INFINITY;
 
+/// So many of the oldest residuals tell of half a day ago.
+const OLDEST: usize = 24;
+/// Over twice so many bins a drift shows: six hours.
+const HALF: usize = 18;
+/// Who was away was that for an hour, by this share of the distance from which he returns.
+const AWAY_BINS: usize = 6;
+const ASIDE: f64 = 0.2;
+
 /// Line of the level, in standard deviations.
 const LEVEL_LINE: f64 = 4.7;
 /// A level shift that lasts this long is the new normal for the statistics.
@@ -146,6 +165,18 @@ impl Season {
     pub fn touch(&self) -> u64 {
         let sums = self.sum.to_bits() ^ self.offset.to_bits() ^ self.usual_z.to_bits();
         sums ^ u64::from(self.count) ^ self.sizes.touch() ^ self.week.touch()
+    }
+
+    /// What the time of day lets expect.
+    pub fn expected(&self) -> Option<f32> {
+        #[allow(clippy::cast_possible_truncation, reason = "seven digits are enough")]
+        self.expected
+            .map(|expected| (expected + self.offset) as f32)
+    }
+
+    /// Usual size of a distance from that.
+    pub fn scale(&self, floor: f64) -> f64 {
+        self.scale.max(floor)
     }
 
     /// Spread of the last week's means; 0 without a day of them.
@@ -191,9 +222,55 @@ impl Season {
 
     /// Usual size of a distance from the time of day, and the distance at the line.
     fn season_line(&self, floor: f64) -> (f64, f64) {
-        let scale = self.scale.max(floor);
+        let scale = self.scale(floor);
         let line = (1.6 * self.usual_z).max(5.0);
         (scale, line * scale)
+    }
+
+    /// What a jump to `value` is part of, if it is not only a jump. `before`: the last values, the
+    /// newest first; `shared`: the other quantities jump as well; `pace_ms`: between readings.
+    pub fn jump(
+        &self,
+        before: [f64; 2],
+        (value, shared): (f64, bool),
+        pace_ms: i64,
+        floor: f64,
+    ) -> Option<Jump> {
+        let oldest = self.residuals.get(..OLDEST)?;
+        if self.sizes.weight() < ENOUGH_SIZES || self.residuals.len() < OFFSET_BINS {
+            return None;
+        }
+        // What drifts away takes the day's offset along: that of half a day ago is still right.
+        let offset = median(oldest);
+        let expected = self.expected? + offset;
+        let scale = self.scale(floor);
+        let left = value - expected;
+        #[allow(clippy::cast_possible_truncation, reason = "seven digits are enough")]
+        let jump = |observed: f64, away_ms| Jump {
+            observed: observed as f32,
+            expected: expected as f32,
+            away_ms,
+        };
+        // The bend of a course tells of the jump one reading later.
+        for (later, before) in before.into_iter().enumerate() {
+            let away = before - expected;
+            let (far, rest) = (away.abs() / scale, left / away);
+            let share = |residual: &f32| (f64::from(*residual) - offset) / away;
+            let newest = self.residuals.iter().rev().skip(later);
+            let bins = newest.take_while(|one| share(one) >= ASIDE).count();
+            let mean = |bins: &[f32]| bins.iter().map(share).sum::<f64>() / bins.len() as f64;
+            let course = &self.residuals[self.residuals.len() - 2 * HALF..];
+            let drifts = (mean(&course[HALF..]) - mean(&course[..HALF])) * far >= 0.5;
+            let least = if drifts || shared { 1.5 } else { 3.5 };
+            // Who stops drifting may land beyond: the day has gone on meanwhile.
+            let beyond = if drifts { -2.0 } else { -0.7 };
+            if bins >= AWAY_BINS && far >= least && (beyond..=0.7).contains(&rest) {
+                let away_ms = bins as u64 * BIN_MS.max(pace_ms).unsigned_abs();
+                return Some(jump(before, u32::try_from(away_ms).unwrap_or(u32::MAX)));
+            }
+        }
+        let leads_away = left.abs() > (before[0] - expected).abs().max(scale);
+        (shared && leads_away).then(|| jump(value, 0))
     }
 
     fn season(&self, mean: f64, floor: f64) -> Option<Distance> {
@@ -436,6 +513,78 @@ mod tests {
             level = level.max(slow.level.unwrap().ratio());
         }
         assert!(level > 1.0, "{level}");
+    }
+
+    /// After 8 days, `course` of the bins since, added to what is usual, and the jump to the last of them.
+    fn jumps(course: &[f64], shared: bool) -> Option<Jump> {
+        let mut season = grown(8);
+        let mut values = vec![0.0; 2];
+        for (bin, off) in (8 * BINS_PER_DAY..).zip(course) {
+            values.push(wave(bin) + off);
+            season.observe(wave(bin) + off, bin * BIN_MS, FLOOR);
+        }
+        let [.., second, first, value] = values[..] else {
+            return None;
+        };
+        season.jump([first, second], (value, shared), BIN_MS, FLOOR)
+    }
+
+    #[test]
+    fn a_jump_back_tells_of_the_drift_before_it() {
+        // Eight hours of it: steady, or all at once.
+        let drift = |off: f64| (0..48).map(move |bin| off * f64::from(bin) / 48.0);
+        let shift = |off: f64| (0..48).map(move |_| off);
+        let usual = wave(8 * BINS_PER_DAY + 48);
+        for (drifts, off, lands, tells) in [
+            (true, 3.0, 0.0, true),
+            (true, -3.0, 0.0, true),
+            (false, 3.0, 0.0, true),
+            // What stops drifting may land beyond.
+            (true, 3.0, -3.0, true),
+            (false, 3.0, -3.0, false),
+            // It goes on: that is no return.
+            (true, 3.0, 4.5, false),
+            // Less is needed of a drift.
+            (true, 0.8, 0.0, true),
+            (false, 0.8, 0.0, false),
+            (true, 0.3, 0.0, false),
+        ] {
+            let mut course: Vec<f64> = if drifts {
+                drift(off).collect()
+            } else {
+                shift(off).collect()
+            };
+            course.push(lands);
+            let jump = jumps(&course, false);
+            assert_eq!(jump.is_some(), tells, "{drifts} {off} {lands}: {jump:?}");
+            if let Some(jump) = jump {
+                let away = f64::from(jump.observed - jump.expected);
+                assert!((away - off).abs() < 0.4, "{off}: {jump:?}");
+                assert!((f64::from(jump.expected) - usual).abs() < 0.4, "{jump:?}");
+                let hours = f64::from(jump.away_ms) / 3.6e6;
+                assert!((5.0..=8.0).contains(&hours), "{hours} of 8 hours");
+            }
+        }
+        // One reading later it shows as a bend.
+        let late: Vec<f64> = drift(3.0).chain([0.0, 0.0]).collect();
+        assert!(jumps(&late, false).is_some());
+    }
+
+    #[test]
+    fn a_jump_away_is_a_jump_unless_it_is_shared() {
+        let calm = [0.0; 12];
+        let spike = [&calm[..], &[2.0]].concat();
+        assert_eq!(jumps(&spike, false), None);
+        let led = jumps(&spike, true).unwrap();
+        assert!(led.away_ms == 0 && (led.observed - led.expected - 2.0).abs() < 0.3);
+        // Back from a spike, or to where it comes from: nothing was away.
+        let back = [&calm[..], &[2.0, 2.0, 0.0]].concat();
+        assert_eq!(jumps(&back, false), None);
+        assert_eq!(jumps(&back, true), None);
+        // Half a day must be known.
+        let mut young = grown(1);
+        young.observe(25.0, BINS_PER_DAY * BIN_MS, FLOOR);
+        assert_eq!(young.jump([20.0; 2], (25.0, true), BIN_MS, FLOOR), None);
     }
 
     #[test]

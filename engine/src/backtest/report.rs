@@ -133,7 +133,7 @@ fn explanation<'a>(first: &'a Moment, alarms: &[&'a Moment]) -> &'a Verdict {
         .iter()
         .take_while(|moment| moment.time_ms - first.time_ms <= BETTER_MS)
         .filter_map(|moment| moment.because.as_ref())
-        .filter(|because| because.since_ms >= first.fired[0].since_ms)
+        .filter(|because| because.since_ms >= first.time_ms)
         .last();
     of_incident.unwrap_or(&first.fired[0])
 }

@@ -601,7 +601,8 @@ struct Anomaly<'a> {
     severity: &'static str,
     since: i64,
     text: String,
-    /// Of the forest: what it found strange, in the sensor's own spreads.
+    /// Of the forest: what it found strange, in the sensor's own spreads. Of a season that a jump told
+    /// of: that step, with its line.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     evidence: Vec<Strange<'a>>,
 }
@@ -611,7 +612,7 @@ struct Strange<'a> {
     quantity: Option<&'a str>,
     feature: &'static str,
     value: f32,
-    /// Nine tenths of the readings that the forest learned from.
+    /// Nine tenths of the readings that the forest learned from, or up to the line.
     usual: (f32, f32),
 }
 

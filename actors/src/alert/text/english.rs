@@ -103,6 +103,19 @@ impl Tongue for English {
         format!("{name} {value}, expected {expected} (line {line}, {ratio} × its distance)")
     }
 
+    fn jumped_back(&self, name: &str, value: &str, expected: &str, ratio: &str) -> String {
+        format!(
+            "{name} was {value}, expected {expected}, and has jumped back (by {ratio} × the line of jumps)"
+        )
+    }
+
+    fn jumped_away(&self, name: &str, value: &str, expected: &str, ratio: &str) -> String {
+        format!(
+            "{name} has jumped to {value} together with others, expected {expected} \
+             (by {ratio} × the line of jumps)"
+        )
+    }
+
     fn forest(&self, above_all: Option<&str>, score: &str, usual: &str, line: &str) -> String {
         let above_all = above_all.map(|name| format!(", above all {name}"));
         format!(

@@ -121,6 +121,20 @@ impl Tongue for French {
         format!("{name} {value}, attendu {expected} (seuil {line}, {ratio} × son écart)")
     }
 
+    fn jumped_back(&self, name: &str, value: &str, expected: &str, ratio: &str) -> String {
+        format!(
+            "{name} était à {value}, attendu {expected}, et est revenue d'un saut \
+             (de {ratio} × le seuil des sauts)"
+        )
+    }
+
+    fn jumped_away(&self, name: &str, value: &str, expected: &str, ratio: &str) -> String {
+        format!(
+            "{name} a sauté à {value} avec d'autres grandeurs, attendu {expected} \
+             (de {ratio} × le seuil des sauts)"
+        )
+    }
+
     fn forest(&self, above_all: Option<&str>, score: &str, usual: &str, line: &str) -> String {
         let above_all = above_all.map(|name| format!(", surtout {name}"));
         format!(

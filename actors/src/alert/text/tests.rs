@@ -213,6 +213,43 @@ fn the_forest_says_what_it_saw() {
 }
 
 #[test]
+fn a_jump_says_where_the_values_were_or_where_they_are() {
+    let verdict = |observed: f64, step: f32| Verdict {
+        rule: Rule::Season,
+        observed,
+        ratio: 2.04,
+        evidence: vec![Evidence {
+            quantity: TEMPERATURE,
+            feature: Feature::Step,
+            value: step,
+            low: -6.0,
+            high: 6.0,
+        }],
+        ..notice(NoticeKind::Opened).incident.first
+    };
+    let (back, away) = (verdict(24.1, -12.0), verdict(18.2, -12.0));
+    let says = |language, verdict: &Verdict| voice(language).sentence(verdict);
+    assert_eq!(
+        [&back, &away].map(|verdict| says(Language::English, verdict)),
+        [
+            "temperature was 24.1 °C, expected 21.3 °C, and has jumped back \
+             (by 2 × the line of jumps)",
+            "temperature has jumped to 18.2 °C together with others, expected 21.3 °C \
+             (by 2 × the line of jumps)"
+        ]
+    );
+    assert_eq!(
+        [&back, &away].map(|verdict| says(Language::French, verdict)),
+        [
+            "température était à 24,1 °C, attendu 21,3 °C, et est revenue d'un saut \
+             (de 2 × le seuil des sauts)",
+            "température a sauté à 18,2 °C avec d'autres grandeurs, attendu 21,3 °C \
+             (de 2 × le seuil des sauts)"
+        ]
+    );
+}
+
+#[test]
 fn numbers_and_spans() {
     assert_eq!(
         [number(21.0), number(0.1 + 0.2), number(-0.0001)],

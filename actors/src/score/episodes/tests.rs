@@ -9,6 +9,7 @@ use super::*;
 use crate::config::Span;
 use crate::group;
 use crate::score::maintenance;
+use crate::score::rules::{Evidence, Feature};
 
 const MINUTE: i64 = 60_000;
 const HOUR: i64 = 60 * MINUTE;
@@ -664,17 +665,22 @@ fn noise_that_begins_with_a_jump_is_explained_as_noise() {
         since_ms: minute * MINUTE,
         ..verdict(rule, 1.2)
     };
-    // (what fires after the jump, the first of it is the explanation; when; that of the incident)
-    for (rules, minute, best) in [
-        (&[Rule::Noise, Rule::Rate][..], 40, Rule::Noise),
+    // (what fires at first and after that, the first of it is the explanation; when; that of the
+    // incident)
+    let (alone, both) = (&[Rule::Rate][..], &[Rule::Rate, Rule::Noise][..]);
+    for (first, rules, minute, best) in [
+        (both, &[Rule::Noise, Rule::Rate][..], 40, Rule::Noise),
+        (alone, &[Rule::Noise, Rule::Rate], 40, Rule::Noise),
+        (alone, &[Rule::Noise], 40, Rule::Noise),
         // A jump still echoes.
-        (&[Rule::Noise][..], 40, Rule::Rate),
-        (&[Rule::Rate, Rule::Noise][..], 40, Rule::Rate),
-        (&[Rule::Season, Rule::Rate][..], 40, Rule::Rate),
-        (&[Rule::Noise, Rule::Rate][..], 4 * 60, Rule::Rate),
+        (both, &[Rule::Noise], 40, Rule::Rate),
+        (both, &[Rule::Rate, Rule::Noise], 40, Rule::Rate),
+        (both, &[Rule::Season, Rule::Rate], 40, Rule::Rate),
+        (both, &[Rule::Noise, Rule::Rate], 4 * 60, Rule::Rate),
+        (alone, &[Rule::Noise], 4 * 60, Rule::Rate),
     ] {
         let mut story = Story::new(|config| config.clear_after = Span::secs(6 * 3600));
-        let jump = [at(Rule::Rate, 10), at(Rule::Noise, 10)];
+        let jump: Vec<_> = first.iter().map(|rule| at(*rule, 10)).collect();
         story.read(10, "a", &jump, Near::default());
         let fired: Vec<_> = rules.iter().map(|rule| at(*rule, minute)).collect();
         story.read(minute, "a", &fired, Near::default());
@@ -682,4 +688,69 @@ fn noise_that_begins_with_a_jump_is_explained_as_noise() {
         assert_eq!(incident.explanation().rule, best, "{rules:?} {minute}");
         assert_eq!(incident.first.rule, Rule::Rate, "what began it stays");
     }
+}
+
+/// What a jump back to the usual tells of.
+fn returned(minute: i64) -> Verdict {
+    Verdict {
+        since_ms: (minute - 300) * MINUTE,
+        evidence: vec![Evidence {
+            quantity: TEMPERATURE,
+            feature: Feature::Step,
+            value: -9.0,
+            low: -6.0,
+            high: 6.0,
+        }],
+        ..verdict(Rule::Season, 1.2)
+    }
+}
+
+#[test]
+fn a_jump_back_is_explained_by_where_it_came_from_unless_it_is_taken_back() {
+    let jump = |minute: i64, value: f64| Verdict {
+        since_ms: minute * MINUTE,
+        observed: value,
+        expected: 25.0,
+        ..verdict(Rule::Rate, 1.2)
+    };
+    // (minute, the value after another jump, noise as well; the explanation, what else)
+    for (minute, value, noise, best, also) in [
+        (20, 29.5, false, Rule::Rate, &[Rule::Season][..]),
+        // Still where it is usual.
+        (20, 22.0, false, Rule::Season, &[Rule::Rate]),
+        (80, 29.5, false, Rule::Season, &[Rule::Rate]),
+        (80, 22.0, true, Rule::Noise, &[Rule::Season, Rule::Rate]),
+    ] {
+        let mut story = Story::new(|config| config.clear_after = Span::secs(6 * 3600));
+        story.read(10, "a", &[returned(10), jump(10, 21.0)], Near::default());
+        let mut fired = vec![jump(minute, value)];
+        if noise {
+            fired.insert(
+                0,
+                Verdict {
+                    rule: Rule::Noise,
+                    ..fired[0].clone()
+                },
+            );
+        }
+        story.read(minute, "a", &fired, Near::default());
+        let incident = story.stored.values().next().unwrap();
+        let said = incident.explanation();
+        assert_eq!(said.rule, best, "{minute} {value}");
+        assert_eq!(incident.first.rule, Rule::Season, "what began it stays");
+        let since = if best == Rule::Season { -290 } else { 10 };
+        assert_eq!(incident.since_ms(), since * MINUTE);
+        let others: Vec<Rule> = incident.others().map(|one| one.rule).collect();
+        assert_eq!(others, also, "{minute} {value}");
+    }
+}
+
+#[test]
+fn a_false_alarm_about_a_jump_back_raises_the_line_of_jumps() {
+    let mut story = Story::new(|_| {});
+    let jump = verdict(Rule::Rate, 1.2);
+    story.read(10, "C001", &[returned(10), jump], Near::default());
+    story.order(11, "C001-600000", Deed::FalseAlarm);
+    let raised: Vec<Rule> = story.raised.iter().map(|one| one.rule).collect();
+    assert_eq!(raised, [Rule::Rate]);
 }
