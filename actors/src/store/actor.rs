@@ -175,7 +175,7 @@ impl Stage for Storing {
         }
         if let Some(why) = self.room.missing() {
             self.metrics.disk_full.set(1);
-            return Err(Refusal::Full(why.to_owned()).into());
+            return Err(Refusal::Full(why).into());
         }
         self.metrics.disk_full.set(0);
         let begun = tokio::time::Instant::now();

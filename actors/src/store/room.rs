@@ -2,20 +2,12 @@
 //! nothing is written when little is left. Whoever sends waits, and nothing is lost.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use tokio::time::Instant;
-
-/// Between two looks at the disk.
-const EVERY: Duration = Duration::from_secs(1);
-
-/// Looks at the disk now and then.
+/// Looks at the disk, before each write: a copy that somebody makes fills it within a second.
 #[derive(Debug)]
 pub struct Room {
     dir: PathBuf,
     least: u64,
-    looked: Option<Instant>,
-    missing: Option<String>,
 }
 
 impl Room {
@@ -24,18 +16,7 @@ impl Room {
         Self {
             dir,
             least: u64::from(least_mib) << 20,
-            looked: None,
-            missing: None,
         }
-    }
-
-    /// Why nothing may be written now; `None`: there is room.
-    pub fn missing(&mut self) -> Option<&str> {
-        if self.looked.is_none_or(|looked| looked.elapsed() >= EVERY) {
-            self.looked = Some(Instant::now());
-            self.missing = self.look();
-        }
-        self.missing.as_deref()
     }
 
     /// Bytes that may still be written; `None`: the disk cannot be asked.
@@ -48,7 +29,8 @@ impl Room {
         Some(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
-    fn look(&self) -> Option<String> {
+    /// Why nothing may be written now; `None`: there is room.
+    pub fn missing(&self) -> Option<String> {
         // A disk that cannot be asked may have room.
         let free = self.free()?;
         (free < self.least).then(|| {

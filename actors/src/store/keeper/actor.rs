@@ -1,6 +1,5 @@
 //! The Keeper: one pass now and then, on a thread of its own.
 
-use std::cell::RefCell;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -68,7 +67,7 @@ impl Keeping {
 
 impl Keeping {
     /// As for readings: a write that fails half-way would end the database.
-    fn has_room(&mut self) -> bool {
+    fn has_room(&self) -> bool {
         self.room.missing().is_none()
     }
 
@@ -129,8 +128,8 @@ impl Handler<Tick> for Keeping {
             return;
         }
         self.last = Some(Instant::now());
-        let (keeper, room) = (&mut self.keeper, RefCell::new(&mut self.room));
-        let stop = || self.closing.get().is_some() || room.borrow_mut().missing().is_some();
+        let (keeper, room) = (&mut self.keeper, &self.room);
+        let stop = || self.closing.get().is_some() || room.missing().is_some();
         match self.guard.run(None, || keeper.pass(now_ms, &stop)) {
             Ok(Ok(done)) => {
                 self.metrics.kept(done);
