@@ -16,10 +16,10 @@ const GRACE_MS: i64 = 5 * 60_000;
 const SENSORS: usize = 256;
 /// Hours settled, and readings removed, in one write.
 const CHUNK: usize = 2048;
-/// When the store is too large, this share of the time that it covers goes; a merge has to come
-/// along before the disk is smaller, so the next look is left to a later time.
+/// When the store is too large, this share of the time that it covers goes at least.
 const SHARE: f64 = 0.05;
-/// Between two removals for want of room.
+/// A merge has to come along before the disk is smaller, so the next removal for want of room is left
+/// to a later time, or until as much has come as went.
 const ROOM_EVERY_MS: i64 = 3 * HOUR_MS;
 
 /// What one pass did.
@@ -36,8 +36,8 @@ pub struct Done {
 pub struct Keeper {
     store: Embedded,
     config: Config,
-    /// When readings went for want of room.
-    made_room_ms: Option<i64>,
+    /// When readings went for want of room, and how large the store was then.
+    made_room: Option<(i64, u64)>,
     /// How many readings were stored when that was written down last.
     marked: Option<u64>,
 }
@@ -48,7 +48,7 @@ impl Keeper {
         Self {
             store,
             config,
-            made_room_ms: None,
+            made_room: None,
             marked: None,
         }
     }
@@ -172,23 +172,43 @@ impl Keeper {
         stop: &dyn Fn() -> bool,
     ) -> Result<u64, Error> {
         let (size, max) = self.size();
-        let lately = |at: i64| (now_ms - at).abs() < ROOM_EVERY_MS;
-        if size <= max || self.made_room_ms.is_some_and(lately) || oldest_ms >= now_ms {
+        let lately = |(at, _): &(i64, u64)| (now_ms - at).abs() < ROOM_EVERY_MS;
+        let then = self.made_room.filter(lately).map(|(_, size)| size);
+        let share = share_to_go(size, max, then);
+        if share <= 0.0 || oldest_ms >= now_ms {
             return Ok(0);
         }
-        let before_ms = oldest_ms + ((now_ms - oldest_ms) as f64 * SHARE) as i64;
+        let before_ms = oldest_ms + ((now_ms - oldest_ms) as f64 * share) as i64;
         let mut removed = 0;
         self.each_sensor(stop, |store, sensor| {
             removed += remove(store, sensor, before_ms, stop)?;
             Ok(())
         })?;
-        self.made_room_ms = Some(now_ms);
+        self.made_room = Some((now_ms, size));
         tracing::warn!(
             removed,
             max_mib = self.config.max_mib,
             "the store is larger than store.max_mib: the oldest readings go, their hours stay"
         );
         Ok(removed)
+    }
+}
+
+/// The share of its readings that a store of `size` bytes has to let go; `then` is how large it was when
+/// some went, so lately that the disk may not be smaller for it yet.
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "shares of sizes that disks have"
+)]
+fn share_to_go(size: u64, max: u64, then: Option<u64>) -> f64 {
+    if size <= max {
+        return 0.0;
+    }
+    let over = size.saturating_sub(then.unwrap_or(max)) as f64 / size as f64;
+    match then {
+        None => over.max(SHARE),
+        Some(_) if over >= SHARE => over,
+        Some(_) => 0.0,
     }
 }
 
@@ -229,4 +249,23 @@ fn remove(
         }
     }
     Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_much_goes_as_comes() {
+        let goes = |size, then| (share_to_go(size, 1000, then) * 1000.0).round();
+        assert_eq!(goes(1000, None), 0.0);
+        assert_eq!(goes(1010, None), 50.0, "a few percent at a time");
+        assert_eq!(goes(2000, None), 500.0, "what is over");
+        // The disk is not smaller yet.
+        assert_eq!(goes(1010, Some(1010)), 0.0);
+        assert_eq!(goes(1050, Some(1010)), 0.0);
+        // Faster than it can be merged: what came since.
+        assert_eq!(goes(1250, Some(1000)), 200.0);
+        assert_eq!(goes(990, Some(1010)), 0.0);
+    }
 }

@@ -12,9 +12,10 @@ use super::harness::{Engine, Process, Published, now_ms, setting, simulate_args}
 
 /// Readings of a thousand sensors that report once a second, in an hour.
 const HOUR: f64 = 3_600_000.0;
-/// What the memory may grow in that time, and what it may vary by in a short run.
+/// What the memory may grow in that time.
 const GROWTH_MIB: f64 = 1.0;
-const SPAN_MIB: f64 = 96.0;
+/// What it may vary by: write buffers alone by 100 MiB, while the disk is behind.
+const SPAN_MIB: f64 = 160.0;
 /// Parts of the run whose means are compared: samples of one moment resemble each other.
 const BLOCKS: usize = 24;
 
@@ -160,8 +161,6 @@ fn a_long_day_leaves_memory_threads_and_handles_as_they_were() {
     let (least, largest) = memory.fold((f64::MAX, 0.0_f64), |(least, largest), mib| {
         (least.min(mib), largest.max(mib))
     });
-    assert!(largest - least <= SPAN_MIB, "{least} to {largest} MiB");
-
     let hours = |seconds: f64| seconds * f64::from(readings) / took / HOUR;
     let points: Vec<(f64, f64)> = warm
         .chunks(warm.len().div_ceil(BLOCKS))
@@ -182,6 +181,7 @@ fn a_long_day_leaves_memory_threads_and_handles_as_they_were() {
         most(warm, |sample| sample.handles),
         most(warm, |sample| sample.tables),
     );
+    assert!(largest - least <= SPAN_MIB, "{least} to {largest} MiB");
     if readings >= 5_000_000 {
         assert!(
             low <= GROWTH_MIB,
