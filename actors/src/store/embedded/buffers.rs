@@ -20,7 +20,7 @@ pub(super) const NO_LIMIT: u64 = u64::MAX;
 const WAITING: usize = 3;
 /// While that many wait, the open one may become so many times as large, before commits wait for
 /// the worker.
-const STRETCH: u64 = 4;
+const STRETCH: u64 = 2;
 /// A worker that takes longer than this for one table is stuck, or the disk is.
 const PATIENCE: Duration = Duration::from_mins(5);
 
