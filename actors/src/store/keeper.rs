@@ -196,10 +196,6 @@ impl Keeper {
 
 /// The share of its readings that a store of `size` bytes has to let go; `then` is how large it was when
 /// some went, so lately that the disk may not be smaller for it yet.
-#[allow(
-    clippy::cast_precision_loss,
-    reason = "shares of sizes that disks have"
-)]
 fn share_to_go(size: u64, max: u64, then: Option<u64>) -> f64 {
     if size <= max {
         return 0.0;
@@ -257,15 +253,15 @@ mod tests {
 
     #[test]
     fn as_much_goes_as_comes() {
-        let goes = |size, then| (share_to_go(size, 1000, then) * 1000.0).round();
-        assert_eq!(goes(1000, None), 0.0);
-        assert_eq!(goes(1010, None), 50.0, "a few percent at a time");
-        assert_eq!(goes(2000, None), 500.0, "what is over");
+        let goes = |size, then| format!("{:.2}", share_to_go(size, 1000, then));
+        assert_eq!(goes(1000, None), "0.00");
+        assert_eq!(goes(1010, None), "0.05", "a few percent at a time");
+        assert_eq!(goes(2000, None), "0.50", "what is over");
         // The disk is not smaller yet.
-        assert_eq!(goes(1010, Some(1010)), 0.0);
-        assert_eq!(goes(1050, Some(1010)), 0.0);
+        assert_eq!(goes(1010, Some(1010)), "0.00");
+        assert_eq!(goes(1050, Some(1010)), "0.00");
         // Faster than it can be merged: what came since.
-        assert_eq!(goes(1250, Some(1000)), 200.0);
-        assert_eq!(goes(990, Some(1010)), 0.0);
+        assert_eq!(goes(1250, Some(1000)), "0.20");
+        assert_eq!(goes(990, Some(1010)), "0.00");
     }
 }
