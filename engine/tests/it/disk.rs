@@ -65,12 +65,12 @@ fn a_full_disk_stops_acknowledgements_and_nothing_else() {
         return;
     };
     let file = dir.path().join("acked");
-    let mut engine = Engine::run(&disk.0);
+    let engine = Engine::run(&disk.0);
     let load = format!(
         "--sensors 20 --seed 3 --interval 1s --rate 2000 --acked acked --start {}",
         now_ms() - 6 * 86_400_000
     );
-    let mut publisher = Process::start(dir.path(), &simulate_args(&engine.door(), &load));
+    let publisher = Process::start(dir.path(), &simulate_args(&engine.door(), &load));
     engine.wait_stored(2000);
 
     let ballast = disk.0.join("ballast");
@@ -97,12 +97,7 @@ fn a_full_disk_stops_acknowledgements_and_nothing_else() {
         "resumed after {resumed:?}"
     );
 
-    std::thread::sleep(Duration::from_secs(1));
-    Published::end(&mut publisher);
-    let kept = stored(&engine);
-    assert_kept(&acked(&file), &kept);
-    engine.process.stop();
-    assert_eq!(doctor(&disk.0), kept.len() as u64);
+    assert_all_kept(engine, publisher, &disk, &file);
     eprintln!("disk full: resumed after {resumed:?}");
 }
 
@@ -129,7 +124,7 @@ fn a_disk_that_fills_at_once_loses_nothing_that_was_acknowledged() {
         "--sensors 20 --seed 3 --interval 1s --rate 10000 --connections 4 --acked acked --start {}",
         now_ms() - 6 * 86_400_000
     );
-    let mut publisher = Process::start(dir.path(), &simulate_args(&engine.door(), &load));
+    let publisher = Process::start(dir.path(), &simulate_args(&engine.door(), &load));
     let mut slowest = Duration::ZERO;
     for round in 1..=8 {
         let before = acknowledged(&file);
@@ -160,17 +155,22 @@ fn a_disk_that_fills_at_once_loses_nothing_that_was_acknowledged() {
         slowest < Duration::from_secs(5),
         "resumed after {slowest:?}"
     );
-    std::thread::sleep(Duration::from_secs(1));
-    Published::end(&mut publisher);
-    let kept = stored(&engine);
-    assert_kept(&acked(&file), &kept);
-    engine.process.stop();
-    assert_eq!(doctor(&disk.0), kept.len() as u64);
+    assert_all_kept(engine, publisher, &disk, &file);
     eprintln!("disk filled 8 times: resumed within {slowest:?}");
 }
 
 fn acknowledged(file: &Path) -> usize {
     fs::read_to_string(file).map_or(0, |text| text.lines().count())
+}
+
+/// A while later everything that was acknowledged is there, and the doctor counts the same.
+fn assert_all_kept(mut engine: Engine, mut publisher: Process, disk: &Disk, file: &Path) {
+    std::thread::sleep(Duration::from_secs(1));
+    Published::end(&mut publisher);
+    let kept = stored(&engine);
+    assert_kept(&acked(file), &kept);
+    engine.process.stop();
+    assert_eq!(doctor(&disk.0), kept.len() as u64);
 }
 
 /// Whatever was under way when the disk was looked at is in.

@@ -10,8 +10,10 @@ use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, Document, doc};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{self, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
+
+use super::tls_door::open;
 
 const ROUNDS: u32 = 4096;
 const SALT: &[u8] = b"salt of the tests";
@@ -154,18 +156,9 @@ impl Talk {
 
 impl PasswordDoor {
     pub(crate) fn start(upstream: SocketAddr, user: &'static str, password: &'static str) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
-        let addr = listener.local_addr().unwrap();
-        runtime.spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                // Ends when either side hangs up.
-                tokio::spawn(guard(client, upstream, user, password));
-            }
+        let (addr, runtime) = open(move |client| async move {
+            // Until either side hangs up.
+            let _ended = guard(client, upstream, user, password).await;
         });
         Self {
             addr,

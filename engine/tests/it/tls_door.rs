@@ -1,5 +1,6 @@
-//! TLS in front of a server that speaks none.
+//! Doors in front of a server: what takes connections, and TLS where the server speaks none.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -31,25 +32,16 @@ impl TlsDoor {
             .with_single_cert(chain, key)
             .unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
-        let addr = listener.local_addr().unwrap();
-        runtime.spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let acceptor = acceptor.clone();
-                tokio::spawn(async move {
-                    // Who does not trust it hangs up.
-                    let Ok(mut inside) = acceptor.accept(stream).await else {
-                        return;
-                    };
-                    if let Ok(mut server) = TcpStream::connect(upstream).await {
-                        let _ended = tokio::io::copy_bidirectional(&mut inside, &mut server).await;
-                    }
-                });
+        let (addr, runtime) = open(move |stream| {
+            let acceptor = acceptor.clone();
+            async move {
+                // Who does not trust it hangs up.
+                let Ok(mut inside) = acceptor.accept(stream).await else {
+                    return;
+                };
+                if let Ok(mut server) = TcpStream::connect(upstream).await {
+                    let _ended = tokio::io::copy_bidirectional(&mut inside, &mut server).await;
+                }
             }
         });
         Self {
@@ -57,4 +49,24 @@ impl TlsDoor {
             _runtime: runtime,
         }
     }
+}
+
+/// Takes connections on a port of its own as long as the runtime is kept, each in the hands of `guard`.
+pub(crate) fn open<F>(guard: impl Fn(TcpStream) -> F + Send + 'static) -> (SocketAddr, Runtime)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+    let addr = listener.local_addr().unwrap();
+    runtime.spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(guard(stream));
+        }
+    });
+    (addr, runtime)
 }
