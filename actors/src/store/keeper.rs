@@ -72,6 +72,18 @@ impl Keeper {
         Ok(())
     }
 
+    /// Does it have to let readings go? Then a pass is due, however short ago the last one was.
+    pub fn is_too_large(&self, now_ms: i64) -> bool {
+        self.share_to_go(now_ms) > 0.0
+    }
+
+    fn share_to_go(&self, now_ms: i64) -> f64 {
+        let (size, max) = self.size();
+        let lately = |(at, _): &(i64, u64)| (now_ms - at).abs() < ROOM_EVERY_MS;
+        let then = self.made_room.filter(lately).map(|(_, size)| size);
+        share_to_go(size, max, then)
+    }
+
     /// One look at all sensors. Ends early, between two writes, when `stop` says so.
     ///
     /// # Errors
@@ -171,11 +183,13 @@ impl Keeper {
         oldest_ms: i64,
         stop: &dyn Fn() -> bool,
     ) -> Result<u64, Error> {
-        let (size, max) = self.size();
-        let lately = |(at, _): &(i64, u64)| (now_ms - at).abs() < ROOM_EVERY_MS;
-        let then = self.made_room.filter(lately).map(|(_, size)| size);
-        let share = share_to_go(size, max, then);
-        if share <= 0.0 || oldest_ms >= now_ms {
+        let share = self.share_to_go(now_ms);
+        if share <= 0.0 {
+            return Ok(0);
+        }
+        // If nothing can go, it is left to a later time as well.
+        self.made_room = Some((now_ms, self.size().0));
+        if oldest_ms >= now_ms {
             return Ok(0);
         }
         let before_ms = oldest_ms + ((now_ms - oldest_ms) as f64 * share) as i64;
@@ -184,7 +198,6 @@ impl Keeper {
             removed += remove(store, sensor, before_ms, stop)?;
             Ok(())
         })?;
-        self.made_room = Some((now_ms, size));
         tracing::warn!(
             removed,
             max_mib = self.config.max_mib,

@@ -18,7 +18,7 @@ use super::harness::{
     Engine, PATIENCE, Process, RUN, doctor, now_ms, package_file, setting, simulate, wait_until,
 };
 use super::keep::{assert_rolled_up, hours};
-use super::kill::Campaign;
+use super::kill::{Campaign, LOAD};
 use super::mongo::{assert_same, wait_copied};
 use super::mongo_server::{Brand, MongoServer};
 use super::mosquitto::Way;
@@ -74,7 +74,7 @@ fn dies(places: &[Place], mut die: impl FnMut(&str)) -> u32 {
 
 fn survives(dir: &Path, way: &Way, server: Option<&MongoServer>, places: &[Place]) {
     // What is stored before there is a MongoDB is a backlog.
-    let (mut campaign, mut engine) = Campaign::begin(dir, way, "");
+    let (mut campaign, mut engine) = Campaign::begin(dir, way, LOAD, "");
     campaign.wait_acknowledged();
     engine.process.kill();
     if let Some(server) = server {

@@ -16,6 +16,8 @@ use super::harness::{
 use super::mosquitto::{Way, free};
 
 const SEED: u64 = 9;
+/// Readings in a second.
+pub(crate) const LOAD: u32 = 2000;
 const READY_WITHIN: Duration = Duration::from_secs(3);
 
 /// What has to be the same however often the engine was killed, by sensor.
@@ -79,7 +81,7 @@ fn kill_nine_of_a_subscriber_loses_nothing_doubles_nothing_and_changes_no_statis
 fn survives_kill_nine(dir: &Path, way: &Way) {
     let kills = setting("VIGIE_KILLS", 10);
     let mut random = StdRng::seed_from_u64(SEED);
-    let (campaign, mut engine) = Campaign::begin(dir, way, "");
+    let (campaign, mut engine) = Campaign::begin(dir, way, LOAD, "");
     let mut slowest = Duration::ZERO;
     let mut begun = Instant::now();
     for kill in 0..kills {
@@ -117,8 +119,8 @@ pub(crate) struct Campaign<'a> {
 }
 
 impl<'a> Campaign<'a> {
-    /// Starts both; `more` is what the engine's config says beside.
-    pub(crate) fn begin(dir: &'a Path, way: &'a Way, more: &str) -> (Self, Engine) {
+    /// Starts both, with `rate` readings in a second; `more` is what the engine's config says beside.
+    pub(crate) fn begin(dir: &'a Path, way: &'a Way, rate: u32, more: &str) -> (Self, Engine) {
         let fleet = format!(
             "--sensors 20 --seed {SEED} --faults spike,sentinel,stuck --fault-every 100 \
              --fault-warmup 100 --interval 1s --start {}",
@@ -142,7 +144,7 @@ impl<'a> Campaign<'a> {
         if let Way::Mosquitto(_) = way {
             engine.wait_subscribed();
         }
-        let load = format!("{fleet} --rate 2000 --acked acked");
+        let load = format!("{fleet} --rate {rate} --acked acked");
         let publisher = Process::start(dir, &simulate_args(&way.door(&engine), &load));
         let campaign = Self {
             dir,

@@ -14,7 +14,7 @@ use crate::store::outlook::{Measured, Outlook};
 use crate::store::room::Room;
 use crate::supervise::{Guard, chain};
 
-/// Between two passes.
+/// Between two passes, unless the store is too large.
 const EVERY: Duration = Duration::from_mins(10);
 
 /// The actor.
@@ -124,7 +124,7 @@ impl Handler<Tick> for Keeping {
             return;
         }
         self.mark();
-        if !is_over(self.last) {
+        if !is_over(self.last) && !self.keeper.is_too_large(now_ms) {
             return;
         }
         self.last = Some(Instant::now());
