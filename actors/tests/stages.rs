@@ -940,6 +940,48 @@ fn hours_that_change_while_they_are_rolled_up_are_true() {
     });
 }
 
+/// An import brings more in ten minutes than a store may hold.
+#[test]
+fn a_store_that_is_too_large_lets_readings_go_before_the_next_look() {
+    const HOUR_MS: i64 = 3_600_000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = without_forest();
+    settings.store.max_mib = 64;
+    in_system(async {
+        let bench = Bench::start(dir.path(), &settings);
+        let tick = bench.pipeline.ticker();
+        let pause = || tokio::time::sleep(std::time::Duration::from_millis(20));
+        // The look that is followed by another one after ten minutes.
+        tick();
+        bench.send(&fleet(10, 1_000), 1000).await;
+        for n in 1.. {
+            if bench.store.disk_bytes() > 64 << 20 {
+                break;
+            }
+            assert!(n < 200, "{} bytes", bench.store.disk_bytes());
+            let more: Vec<Arrival> = (0..10)
+                .flat_map(|index| (n * 1_000..(n + 1) * 1_000).map(move |n| (index, n)))
+                .map(|(index, n)| Arrival::Reading(reading(index, n)))
+                .collect();
+            bench.send(&more, 1000).await;
+            let newest = reading(0, (n + 1) * 1_000);
+            bench.clock.advance_to(newest.received_ms + HOUR_MS);
+            pause().await;
+        }
+        let mut removed = 0;
+        for _ in 0..250 {
+            tick();
+            pause().await;
+            removed = bench.store.removed().unwrap();
+            if removed > 0 {
+                break;
+            }
+        }
+        assert!(removed > 0, "{} bytes", bench.store.disk_bytes());
+        bench.stop().await;
+    });
+}
+
 /// A write that fails half-way ends the database, and hours can wait.
 #[test]
 fn with_too_little_room_on_the_disk_the_keeper_writes_nothing() {

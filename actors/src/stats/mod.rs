@@ -13,6 +13,7 @@ pub mod season;
 pub mod share;
 pub mod sketch;
 pub mod state;
+pub mod table;
 pub mod window;
 
 use serde::{Deserialize, Serialize};

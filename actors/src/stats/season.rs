@@ -5,12 +5,11 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use super::sketch::Sketch;
+use super::table::{BINS_PER_DAY, DAYS, Table};
 use super::window::{self, Moments, Window};
 
 /// Length of a bin.
 pub const BIN_MS: i64 = 600_000;
-const BINS_PER_DAY: i64 = 144;
-const DAYS: usize = 7;
 /// Bins on each side whose means tell what is usual at a time of day.
 const AROUND: i64 = 3;
 /// Residuals whose median is the offset of the day: twelve hours.
@@ -89,11 +88,8 @@ pub struct Season {
     bin: i64,
     count: u32,
     sum: f64,
-    /// Means of closed bins: `DAYS` × `BINS_PER_DAY`, oldest day first;
-    /// [`EMPTY`] where there is none. Grows day by day.
-    table: Vec<f32>,
-    /// Day of the newest row of `table`.
-    day: i64,
+    /// Means of closed bins.
+    table: Table,
     /// What is usual at the open bin's time of day.
     expected: Option<f64>,
     /// Sum and number of the means of the two hours before the open bin.
@@ -129,9 +125,6 @@ pub struct SeasonOutlook {
 
 /// So many sizes of residuals are needed before the rule speaks: half a day of them.
 const ENOUGH_SIZES: f64 = 72.0;
-
-/// In place of a mean that there is not.
-const EMPTY: f32 = f32::INFINITY;
 
 /// So many of the oldest residuals tell of half a day ago.
 const OLDEST: usize = 24;
@@ -310,7 +303,7 @@ impl Season {
     fn open(&mut self, bin: i64) {
         self.bin = bin;
         self.expected = self.usual(bin);
-        let before = (bin - SHORT_BINS + 1..bin).filter_map(|bin| self.at(bin));
+        let before = (bin - SHORT_BINS + 1..bin).filter_map(|bin| self.table.at(bin));
         self.short = before.fold((0.0, 0.0), |(sum, count), mean| {
             (sum + f64::from(mean), count + 1.0)
         });
@@ -377,46 +370,9 @@ impl Season {
             self.week.push(mean);
         }
         #[allow(clippy::cast_possible_truncation, reason = "means are kept as f32")]
-        self.put(bin, mean as f32);
+        self.table.put(bin, mean as f32);
         self.count = 0;
         self.sum = 0.0;
-    }
-
-    fn put(&mut self, bin: i64, mean: f32) {
-        let day = bin.div_euclid(BINS_PER_DAY);
-        let width = usize::try_from(BINS_PER_DAY).unwrap_or(1);
-        if self.table.is_empty() {
-            self.day = day;
-            self.table = vec![EMPTY; width];
-        }
-        // Days without any reading are empty rows.
-        let missing = day - self.day;
-        if missing >= 7 {
-            self.table = vec![EMPTY; width];
-            self.day = day;
-        }
-        while self.day < day {
-            self.day += 1;
-            if self.table.len() == DAYS * width {
-                self.table.drain(..width);
-            }
-            self.table.reserve_exact(width);
-            self.table.extend(std::iter::repeat_n(EMPTY, width));
-        }
-        let row = self.table.len() - width;
-        let slot = usize::try_from(bin.rem_euclid(BINS_PER_DAY)).unwrap_or(0);
-        self.table[row + slot] = mean;
-    }
-
-    /// The mean of a closed bin.
-    fn at(&self, bin: i64) -> Option<f32> {
-        let rows = i64::try_from(self.table.len()).unwrap_or(0) / BINS_PER_DAY;
-        let row = rows - 1 - (self.day - bin.div_euclid(BINS_PER_DAY));
-        if row < 0 || row >= rows {
-            return None;
-        }
-        let at = usize::try_from(row * BINS_PER_DAY + bin.rem_euclid(BINS_PER_DAY)).ok()?;
-        self.table.get(at).copied().filter(|mean| mean.is_finite())
     }
 
     /// Median over the days before of the mean around this time of day.
@@ -428,12 +384,12 @@ impl Season {
             let centre = bin - back * width;
             let (mut sum, mut count) = (0.0_f32, 0.0_f32);
             for near in centre - AROUND..=centre + AROUND {
-                if let Some(mean) = self.at(near) {
+                if let Some(mean) = self.table.at(near) {
                     sum += mean;
                     count += 1.0;
                 }
             }
-            if count > 0.0 && today - back >= self.day - 7 {
+            if count > 0.0 && today - back >= self.table.day() - 7 {
                 days.push(sum / count);
             }
         }

@@ -131,7 +131,7 @@ pub enum Error {
 
 /// First byte of each stored state: another version is not read, but learned anew from the
 /// readings.
-const STATE_VERSION: u8 = 6;
+const STATE_VERSION: u8 = 7;
 
 /// A sensor's state as it is stored.
 ///

@@ -1,0 +1,137 @@
+//! Means by day and time of day, at two bytes each: whole steps from an origin. The step doubles
+//! until the farthest mean fits, so a mean is right within a 30,000th of how far they have reached.
+
+use serde::{Deserialize, Serialize};
+
+/// Bins of a day.
+pub const BINS_PER_DAY: i64 = 144;
+/// Days that are kept.
+pub const DAYS: usize = 7;
+const WIDTH: usize = 144;
+/// In place of a mean that there is not.
+const EMPTY: i16 = i16::MIN;
+
+/// Up to [`DAYS`] × [`BINS_PER_DAY`] means, oldest day first. Grows day by day.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Table {
+    cells: Vec<i16>,
+    /// Day of the newest row.
+    day: i64,
+    /// The first mean, and how much a whole step is.
+    origin: f32,
+    step: f32,
+}
+
+impl Table {
+    /// The newest day in it.
+    pub fn day(&self) -> i64 {
+        self.day
+    }
+
+    /// Keeps the mean of a bin that is not older than the newest day.
+    pub fn put(&mut self, bin: i64, mean: f32) {
+        let day = bin.div_euclid(BINS_PER_DAY);
+        // Days without any reading are empty rows.
+        if self.cells.is_empty() || day - self.day >= DAYS as i64 {
+            self.cells = vec![EMPTY; WIDTH];
+            self.day = day;
+            self.origin = mean;
+            self.step = f32::EPSILON * mean.abs().max(f32::MIN_POSITIVE / f32::EPSILON);
+        }
+        while self.day < day {
+            self.day += 1;
+            if self.cells.len() == DAYS * WIDTH {
+                self.cells.drain(..WIDTH);
+            }
+            self.cells.reserve_exact(WIDTH);
+            self.cells.extend([EMPTY; WIDTH]);
+        }
+        let row = self.cells.len() - WIDTH;
+        let slot = usize::try_from(bin.rem_euclid(BINS_PER_DAY)).unwrap_or(0);
+        self.cells[row + slot] = self.steps(mean);
+    }
+
+    /// The mean of a bin.
+    pub fn at(&self, bin: i64) -> Option<f32> {
+        let rows = i64::try_from(self.cells.len()).unwrap_or(0) / BINS_PER_DAY;
+        let row = rows - 1 - (self.day - bin.div_euclid(BINS_PER_DAY));
+        if row < 0 || row >= rows {
+            return None;
+        }
+        let at = usize::try_from(row * BINS_PER_DAY + bin.rem_euclid(BINS_PER_DAY)).ok()?;
+        let cell = self.cells.get(at).filter(|cell| **cell != EMPTY)?;
+        Some(self.origin + f32::from(*cell) * self.step)
+    }
+
+    /// `mean` in steps, which become as large as it takes.
+    fn steps(&mut self, mean: f32) -> i16 {
+        // Infinitely far is as far as can be told.
+        let distance = (mean - self.origin).clamp(f32::MIN, f32::MAX);
+        while distance.abs() > self.step * f32::from(i16::MAX) {
+            self.step *= 2.0;
+            for cell in &mut self.cells {
+                if *cell != EMPTY {
+                    // Halves go away from zero, as in `round`.
+                    *cell = cell.saturating_add(cell.signum()) / 2;
+                }
+            }
+        }
+        #[allow(clippy::cast_possible_truncation, reason = "within 32,767 steps")]
+        let steps = (distance / self.step).round() as i16;
+        steps
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Means of `days` days: what is read is within a 30,000th of the reach.
+    fn is_right(days: i64, mean: impl Fn(i64) -> f32) {
+        let mut table = Table::default();
+        let bins = 0..days * BINS_PER_DAY;
+        for bin in bins.clone() {
+            table.put(bin, mean(bin));
+        }
+        let reach = bins
+            .clone()
+            .map(|bin| (mean(bin) - mean(0)).abs())
+            .fold(0.0, f32::max);
+        let kept = BINS_PER_DAY * DAYS as i64;
+        for bin in bins {
+            let read = table.at(bin);
+            if bin < days * BINS_PER_DAY - kept {
+                assert_eq!(read, None, "bin {bin} of {days} days");
+                continue;
+            }
+            let off = (read.unwrap() - mean(bin)).abs();
+            let least = mean(0).abs() * 2.0 * f32::EPSILON;
+            assert!(off <= (reach / 15_000.0).max(least), "bin {bin}: {off}");
+        }
+        assert_eq!(table.at(days * BINS_PER_DAY), None);
+    }
+
+    #[test]
+    fn means_of_any_size_are_right() {
+        let wave = |bin: i64| (bin as f32 / 144.0 * std::f32::consts::TAU).sin();
+        is_right(2, |_| 0.0);
+        is_right(2, |_| -7.5);
+        is_right(9, |bin| 20.0 + 5.0 * wave(bin));
+        is_right(7, |bin| 101_325.0 + 900.0 * wave(bin));
+        is_right(3, |bin| 1e-6 * wave(bin));
+        // Steps that double late: what is kept already is halved again and again.
+        is_right(7, |bin| wave(bin) * (1.0 + bin as f32).powi(3));
+        is_right(2, |bin| 1e35 * wave(bin));
+    }
+
+    #[test]
+    fn what_is_too_far_to_tell_is_as_far_as_can_be() {
+        let mut table = Table::default();
+        for (bin, mean) in [f32::MIN, f32::MAX, 20.0].into_iter().enumerate() {
+            table.put(i64::try_from(bin).unwrap(), mean);
+        }
+        for bin in 0..3 {
+            assert!(table.at(bin).unwrap().is_finite(), "{table:?}");
+        }
+    }
+}
