@@ -143,10 +143,7 @@ fn a_long_day_leaves_memory_threads_and_handles_as_they_were() {
     }
     let published = Published::read(&publisher.stdout().join("\n"));
     assert_eq!(published.acknowledged, u64::from(readings), "{published:?}");
-    assert_eq!(
-        engine.ledger("stored") - stored_before,
-        u64::from(readings)
-    );
+    assert_eq!(engine.ledger("stored") - stored_before, u64::from(readings));
     let took = begun.elapsed().as_secs_f64();
     engine.process.stop();
 
