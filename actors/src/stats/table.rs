@@ -32,7 +32,8 @@ impl Table {
     pub fn put(&mut self, bin: i64, mean: f32) {
         let day = bin.div_euclid(BINS_PER_DAY);
         // Days without any reading are empty rows.
-        if self.cells.is_empty() || day - self.day >= DAYS as i64 {
+        let is_over = usize::try_from(day - self.day).is_ok_and(|days| days >= DAYS);
+        if self.cells.is_empty() || is_over {
             self.cells = vec![EMPTY; WIDTH];
             self.day = day;
             self.origin = mean;
@@ -97,7 +98,7 @@ mod tests {
             .clone()
             .map(|bin| (mean(bin) - mean(0)).abs())
             .fold(0.0, f32::max);
-        let kept = BINS_PER_DAY * DAYS as i64;
+        let kept = BINS_PER_DAY * i64::try_from(DAYS).unwrap();
         for bin in bins {
             let read = table.at(bin);
             if bin < days * BINS_PER_DAY - kept {
