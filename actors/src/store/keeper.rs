@@ -115,7 +115,8 @@ impl Keeper {
         Ok(done)
     }
 
-    /// Rolls up again what changed since.
+    /// Rolls up again what changed since, each hour once: one that goes on changing is left to the next
+    /// pass.
     fn settle(
         &self,
         over_ms: i64,
@@ -123,14 +124,14 @@ impl Keeper {
         done: &mut Done,
         stop: &dyn Fn() -> bool,
     ) -> Result<(), Error> {
+        let mut last = None;
         loop {
-            let due = self.store.due(over_ms, CHUNK)?;
+            let due = self.store.due(over_ms, last, CHUNK)?;
             if due.is_empty() || stop() {
                 return Ok(());
             }
             let mut hours = Vec::new();
             let mut keys = Vec::with_capacity(due.len());
-            let mut last = None;
             for (key, hour_ms, sensor) in due {
                 keys.push(key);
                 if last != Some((hour_ms, sensor)) {

@@ -122,7 +122,7 @@ fn a_long_day_leaves_memory_threads_and_handles_as_they_were() {
     let start = now_ms() - DAY_MS - i64::from(readings);
     if is_long {
         let week = format!(
-            "--sensors 1000 --seed 8 --interval 10m --rate max --count 1008000 --start {}",
+            "--sensors 1000 --seed 8 --interval 10m --rate max --count 1008000 --boot week --start {}",
             start - 7 * DAY_MS
         );
         simulate(dir.path(), &engine.door(), &week);

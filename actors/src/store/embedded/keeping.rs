@@ -86,13 +86,26 @@ impl Embedded {
         self.marked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hours that begin before `before_ms` and changed after they may have been rolled up.
+    /// Hours that begin before `before_ms` and changed after they may have been rolled up, in the order
+    /// of hour and sensor, behind those of `after`.
     ///
     /// # Errors
     /// [`Error`] if the store cannot be read.
-    pub(in crate::store) fn due(&self, before_ms: i64, limit: usize) -> Result<Vec<Due>, Error> {
+    pub(in crate::store) fn due(
+        &self,
+        before_ms: i64,
+        after: Option<(i64, SensorId)>,
+        limit: usize,
+    ) -> Result<Vec<Due>, Error> {
+        let behind = after.map_or_else(Vec::new, |(hour_ms, sensor)| {
+            row::by_time_key(hour_ms, &sensor, &[u8::MAX; 9])
+        });
+        let end = row::time_floor(before_ms).to_vec();
+        if behind >= end {
+            return Ok(Vec::new());
+        }
         self.due
-            .range(..row::time_floor(before_ms).to_vec())
+            .range(behind..end)
             .take(limit)
             .map(|guard| {
                 let key = guard.key().map_err(failed)?;
