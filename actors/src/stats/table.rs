@@ -30,6 +30,8 @@ impl Table {
 
     /// Keeps the mean of a bin that is not older than the newest day.
     pub fn put(&mut self, bin: i64, mean: f32) {
+        // Infinitely far is as far as can be told.
+        let mean = mean.clamp(f32::MIN, f32::MAX);
         let day = bin.div_euclid(BINS_PER_DAY);
         // Days without any reading are empty rows.
         let is_over = usize::try_from(day - self.day).is_ok_and(|days| days >= DAYS);
@@ -61,12 +63,11 @@ impl Table {
         }
         let at = usize::try_from(row * BINS_PER_DAY + bin.rem_euclid(BINS_PER_DAY)).ok()?;
         let cell = self.cells.get(at).filter(|cell| **cell != EMPTY)?;
-        Some(self.origin + f32::from(*cell) * self.step)
+        Some(self.origin + f32::from(*cell) * self.step).filter(|mean| mean.is_finite())
     }
 
     /// `mean` in steps, which become as large as it takes.
     fn steps(&mut self, mean: f32) -> i16 {
-        // Infinitely far is as far as can be told.
         let distance = (mean - self.origin).clamp(f32::MIN, f32::MAX);
         while distance.abs() > self.step * f32::from(i16::MAX) {
             self.step *= 2.0;
@@ -126,13 +127,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_far_to_tell_is_as_far_as_can_be() {
-        let mut table = Table::default();
-        for (bin, mean) in [f32::MIN, f32::MAX, 20.0].into_iter().enumerate() {
-            table.put(i64::try_from(bin).unwrap(), mean);
-        }
-        for bin in 0..3 {
-            assert!(table.at(bin).unwrap().is_finite(), "{table:?}");
+    fn nothing_makes_it_tell_what_is_no_number() {
+        let means = [f32::INFINITY, f32::NEG_INFINITY, f32::MIN, f32::MAX, 20.0];
+        for first in means {
+            let mut table = Table::default();
+            for (bin, mean) in (0..).zip([first].into_iter().chain(means)) {
+                table.put(bin, mean);
+                let read = table.at(bin);
+                assert!(read.is_none_or(f32::is_finite), "{mean}: {table:?}");
+            }
         }
     }
 }
