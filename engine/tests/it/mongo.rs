@@ -575,7 +575,8 @@ fn survives_kills(dir: &Path, way: &Way) {
     let text = section(&MongoServer::uri(server.addr), "");
     // mongo-java-server sorts all its documents when the engine starts and asks for the first and the
     // last: with a million it takes longer than from one kill to the next.
-    let (campaign, mut engine) = Campaign::begin(dir, way, LOAD / 4, &text);
+    let rate = if kills > 100 { LOAD / 4 } else { LOAD };
+    let (campaign, mut engine) = Campaign::begin(dir, way, rate, &text);
     let mut while_copying = 0;
     for kill in 0..kills {
         engine.wait_ready(PATIENCE);
