@@ -137,7 +137,7 @@ fn dying_anywhere_loses_and_doubles_nothing_in_the_copy() {
     let Some(server) = MongoServer::start(dir.path(), Brand::Java) else {
         return;
     };
-    let places = [FORWARDER, STREAM, LISTENER, ALERTER].concat();
+    let places = [FORWARDER, STREAM, LISTENER].concat();
     survives(dir.path(), &Way::Listener, Some(&server), &places);
 }
 
