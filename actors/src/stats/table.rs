@@ -1,5 +1,5 @@
 //! Means by day and time of day, at two bytes each: whole steps from an origin. The step doubles
-//! until the farthest mean fits, so a mean is right within a 30,000th of how far they have reached.
+//! until the farthest mean fits, so a mean is right within a 15,000th of how far they have reached.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 pub const BINS_PER_DAY: i64 = 144;
 /// Days that are kept.
 pub const DAYS: usize = 7;
+/// [`BINS_PER_DAY`], as a length.
 const WIDTH: usize = 144;
 /// In place of a mean that there is not.
 const EMPTY: i16 = i16::MIN;
@@ -88,7 +89,7 @@ impl Table {
 mod tests {
     use super::*;
 
-    /// Means of `days` days: what is read is within a 30,000th of the reach.
+    /// Means of `days` days: what is read is within a 15,000th of the reach.
     fn is_right(days: i64, mean: impl Fn(i64) -> f32) {
         let mut table = Table::default();
         let bins = 0..days * BINS_PER_DAY;

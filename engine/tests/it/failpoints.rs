@@ -19,7 +19,7 @@ use super::harness::{
 };
 use super::keep::{assert_rolled_up, hours};
 use super::kill::{Campaign, LOAD};
-use super::mongo::{assert_same, wait_copied};
+use super::mongo::{assert_same, load_beside, wait_copied};
 use super::mongo_server::{Brand, MongoServer};
 use super::mosquitto::Way;
 
@@ -73,10 +73,9 @@ fn dies(places: &[Place], mut die: impl FnMut(&str)) -> u32 {
 }
 
 fn survives(dir: &Path, way: &Way, server: Option<&MongoServer>, places: &[Place]) {
+    let planned = times() * u32::try_from(places.len()).unwrap();
+    let rate = server.map_or(LOAD, |_| load_beside(planned));
     // What is stored before there is a MongoDB is a backlog.
-    // See `mongo::survives_kills`.
-    let is_long = server.is_some() && times() > 10;
-    let rate = if is_long { LOAD / 4 } else { LOAD };
     let (mut campaign, mut engine) = Campaign::begin(dir, way, rate, "");
     campaign.wait_acknowledged();
     engine.process.kill();

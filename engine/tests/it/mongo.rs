@@ -564,6 +564,12 @@ fn kills_of_a_subscriber_lose_and_double_nothing_in_the_copy() {
     }
 }
 
+/// Readings in a second beside mongo-java-server, which sorts all its documents when the engine starts
+/// and asks for the first and the last: with a million it takes longer than from one death to the next.
+pub(crate) fn load_beside(deaths: u32) -> u32 {
+    if deaths > 100 { LOAD / 4 } else { LOAD }
+}
+
 /// It always starts with the same MongoDB, or everything would be copied anew. With
 /// mongo-java-server: the other one stalls now and then when its clients die in the middle.
 fn survives_kills(dir: &Path, way: &Way) {
@@ -573,10 +579,7 @@ fn survives_kills(dir: &Path, way: &Way) {
     let kills = setting("VIGIE_KILLS", 10);
     let mut random = StdRng::seed_from_u64(16);
     let text = section(&MongoServer::uri(server.addr), "");
-    // mongo-java-server sorts all its documents when the engine starts and asks for the first and the
-    // last: with a million it takes longer than from one kill to the next.
-    let rate = if kills > 100 { LOAD / 4 } else { LOAD };
-    let (campaign, mut engine) = Campaign::begin(dir, way, rate, &text);
+    let (campaign, mut engine) = Campaign::begin(dir, way, load_beside(kills), &text);
     let mut while_copying = 0;
     for kill in 0..kills {
         engine.wait_ready(PATIENCE);
