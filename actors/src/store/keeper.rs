@@ -3,6 +3,8 @@
 
 pub mod actor;
 
+use std::collections::BTreeMap;
+
 use vigie_wire::SensorId;
 
 use super::embedded::Embedded;
@@ -16,7 +18,7 @@ const GRACE_MS: i64 = 5 * 60_000;
 const SENSORS: usize = 256;
 /// Hours settled, and readings removed, in one write.
 const CHUNK: usize = 2048;
-/// When the store is too large, this share of the time that it covers goes at least.
+/// When the store is too large, this share of its readings goes at least.
 const SHARE: f64 = 0.05;
 /// A merge has to come along before the disk is smaller, so the next removal for want of room is left
 /// to a later time, or until as much has come as went.
@@ -94,7 +96,6 @@ impl Keeper {
         let over_ms = hour_of(now_ms - GRACE_MS);
         let keep_ms = self.config.keep.as_ms();
         self.settle(over_ms, forward, &mut done, stop)?;
-        let mut oldest = i64::MAX;
         self.each_sensor(stop, |store, sensor| {
             let from_ms = match store.newest_hour(sensor)? {
                 Some(newest) => newest + HOUR_MS,
@@ -108,10 +109,9 @@ impl Keeper {
             if let Some(newest) = store.newest(sensor)? {
                 done.removed += remove(store, sensor, newest.order_ms - keep_ms, stop)?;
             }
-            oldest = oldest.min(store.oldest(sensor)?.unwrap_or(i64::MAX));
             Ok(())
         })?;
-        done.removed += self.make_room(now_ms, oldest, stop)?;
+        done.removed += self.make_room(now_ms, stop)?;
         Ok(done)
     }
 
@@ -173,27 +173,22 @@ impl Keeper {
         }
     }
 
-    /// If the store is too large, the oldest part of what it covers goes.
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "a share of a span of milliseconds"
-    )]
-    fn make_room(
-        &mut self,
-        now_ms: i64,
-        oldest_ms: i64,
-        stop: &dyn Fn() -> bool,
-    ) -> Result<u64, Error> {
+    /// If the store is too large, the oldest of its readings go, whichever sensor's they are.
+    fn make_room(&mut self, now_ms: i64, stop: &dyn Fn() -> bool) -> Result<u64, Error> {
         let share = self.share_to_go(now_ms);
         if share <= 0.0 {
             return Ok(0);
         }
         // If nothing can go, it is left to a later time as well.
         self.made_room = Some((now_ms, self.size().0));
-        if oldest_ms >= now_ms {
-            return Ok(0);
-        }
-        let before_ms = oldest_ms + ((now_ms - oldest_ms) as f64 * share) as i64;
+        // Readings are rolled up before they go, so the hours know how many there are from when.
+        let mut per_hour = BTreeMap::new();
+        self.each_sensor(stop, |store, sensor| {
+            store.count_per_hour(sensor, &mut per_hour)
+        })?;
+        let stored = self.store.ledger()?.stored;
+        let kept = stored.saturating_sub(self.store.removed()?);
+        let before_ms = cut(&per_hour, kept as f64 * share);
         let mut removed = 0;
         self.each_sensor(stop, |store, sensor| {
             removed += remove(store, sensor, before_ms, stop)?;
@@ -206,6 +201,17 @@ impl Keeper {
         );
         Ok(removed)
     }
+}
+
+/// The end of the first hours that hold so many readings together, of how many each hour has.
+fn cut(per_hour: &BTreeMap<i64, u64>, readings: f64) -> i64 {
+    let mut held = 0;
+    let last = per_hour.iter().find(|(_, count)| {
+        held += **count;
+        held as f64 >= readings
+    });
+    let last = last.or_else(|| per_hour.last_key_value());
+    last.map_or(i64::MIN, |(hour_ms, _)| hour_ms + HOUR_MS)
 }
 
 /// The share of its readings that a store of `size` bytes has to let go; `then` is how large it was when
@@ -264,6 +270,17 @@ fn remove(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_oldest_hours_with_enough_readings_go() {
+        // Sparse at first, then a flood.
+        let per_hour = BTreeMap::from([(0, 6), (HOUR_MS, 6), (100 * HOUR_MS, 6_000)]);
+        assert_eq!(cut(&per_hour, 5.0), HOUR_MS);
+        assert_eq!(cut(&per_hour, 12.0), 2 * HOUR_MS);
+        assert_eq!(cut(&per_hour, 12.5), 101 * HOUR_MS);
+        assert_eq!(cut(&per_hour, 1e9), 101 * HOUR_MS, "all there is");
+        assert_eq!(cut(&BTreeMap::new(), 5.0), i64::MIN);
+    }
 
     #[test]
     fn as_much_goes_as_comes() {

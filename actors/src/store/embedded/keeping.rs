@@ -1,7 +1,7 @@
 //! What the Keeper asks of the store: hours to roll up, hours rolled up, readings whose time is
 //! over. Nothing here is synced: what a crash undoes is done again.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{MutexGuard, PoisonError};
 
 use vigie_wire::SensorId;
@@ -170,6 +170,31 @@ impl Embedded {
             prefix.len(),
             hourly::decode,
         )
+    }
+
+    /// Adds to `per_hour` how many readings of a sensor are kept of each hour that is rolled up, as
+    /// far as its roll-up knows.
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub(in crate::store) fn count_per_hour(
+        &self,
+        sensor: &SensorId,
+        per_hour: &mut BTreeMap<i64, u64>,
+    ) -> Result<(), Error> {
+        let Some(oldest_ms) = self.oldest(sensor)? else {
+            return Ok(());
+        };
+        // The hours of readings that are gone stay.
+        let first = row::reading_floor(sensor, hour_of(oldest_ms));
+        let end = row::reading_floor(sensor, i64::MAX);
+        for guard in self.hours.range(first..end) {
+            let (key, value) = guard.into_inner().map_err(failed)?;
+            let hour = hourly::decode(&key, &value)?;
+            let counts = hour.quantities.iter().map(|summary| summary.count);
+            *per_hour.entry(hour.hour_ms).or_default() += u64::from(counts.max().unwrap_or(0));
+        }
+        Ok(())
     }
 
     /// Readings that were removed since the store was made.
