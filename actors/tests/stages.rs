@@ -57,19 +57,17 @@ fn facts(store: &Embedded, sensors: u64) -> Vec<String> {
 }
 
 /// The states as a restart would find them.
-fn states(store: &Embedded, sensors: u64) -> Vec<SensorState> {
-    let catalogue = vigie_actors::quantity::Catalogue::default();
-    let config = vigie_actors::stats::Config::default();
+fn states(store: &Embedded, sensors: u64, settings: &Settings) -> Vec<SensorState> {
     (0..sensors)
-        .map(|index| {
-            let recalled = store.recall(&sensor(index)).unwrap().unwrap();
-            let mut state = recalled.state;
-            for reading in &recalled.since {
-                state.enter(reading, &catalogue, &config);
-            }
-            state
-        })
+        .map(|index| state_of(store, index, settings))
         .collect()
+}
+
+/// The state of a sensor as a restart would find it.
+fn state_of(store: &Embedded, index: u64, settings: &Settings) -> SensorState {
+    let catalogue = vigie_actors::quantity::Catalogue::default();
+    let recalled = store.recall(&sensor(index)).unwrap().unwrap();
+    recalled.replay(&catalogue, &settings.stats)
 }
 
 /// The undisturbed run that others are compared with.
@@ -79,7 +77,10 @@ fn reference(settings: &Settings, sensors: u64, count: u64) -> (Vec<String>, Vec
     in_system(async {
         let bench = Bench::start(dir.path(), settings);
         bench.send(&fleet(sensors, count), 100).await;
-        result = Some((facts(&bench.store, sensors), states(&bench.store, sensors)));
+        result = Some((
+            facts(&bench.store, sensors),
+            states(&bench.store, sensors, settings),
+        ));
         bench.stop().await;
     });
     result.unwrap()
@@ -123,7 +124,11 @@ fn panics_in_each_stage_change_nothing() {
                 "{stage}"
             );
             assert_eq!(facts(&bench.store, SENSORS), facts_before, "{stage}");
-            assert_eq!(states(&bench.store, SENSORS), states_before, "{stage}");
+            assert_eq!(
+                states(&bench.store, SENSORS, &settings),
+                states_before,
+                "{stage}"
+            );
             bench.stop().await;
         });
     }
@@ -165,7 +170,11 @@ fn a_poisonous_reading_is_quarantined_alone() {
             let kept = bench.store.quarantined(1).unwrap();
             assert_eq!(kept[0].topic, "sensors/S00099/reading");
             assert_eq!(facts(&bench.store, SENSORS), facts_before, "{stage}");
-            assert_eq!(states(&bench.store, SENSORS), states_before, "{stage}");
+            assert_eq!(
+                states(&bench.store, SENSORS, &settings),
+                states_before,
+                "{stage}"
+            );
             assert_eq!(bench.pipeline.health().fatal().borrow().clone(), None);
             bench.stop().await;
         });
@@ -301,7 +310,7 @@ fn redeliveries_change_nothing() {
             }
         }
         assert_eq!(facts(&bench.store, SENSORS), facts_before);
-        assert_eq!(states(&bench.store, SENSORS), states_before);
+        assert_eq!(states(&bench.store, SENSORS, &settings), states_before);
         let ledger = bench.store.ledger().unwrap();
         assert_eq!(ledger.stored, SENSORS * COUNT);
         assert_eq!(ledger.duplicate, 500 + 10 * 50);
@@ -345,7 +354,8 @@ fn redeliveries_without_numbers_change_nothing() {
     for ahead_ms in [0, 2_000] {
         let dir = tempfile::tempdir().unwrap();
         in_system(async {
-            let bench = Bench::start(dir.path(), &without_forest());
+            let settings = without_forest();
+            let bench = Bench::start(dir.path(), &settings);
             let at = |n: u64, received_after_ms: i64| {
                 let mut reading = reading(0, n);
                 let device_ms = reading.order_ms;
@@ -365,7 +375,7 @@ fn redeliveries_without_numbers_change_nothing() {
                 }
             }
             bench.send(&first, first.len()).await;
-            let before = states(&bench.store, 1);
+            let before = states(&bench.store, 1, &settings);
             bench.send(&first, 7).await;
             let later: Vec<Arrival> = (0..40).map(|n| at(n, 900_000)).collect();
             bench.send(&later, 40).await;
@@ -375,7 +385,7 @@ fn redeliveries_without_numbers_change_nothing() {
                 "clock ahead by {ahead_ms} ms: {ledger:?}"
             );
             assert_eq!(stored(&bench.store, &sensor(0)).len(), 40);
-            assert_eq!(states(&bench.store, 1), before);
+            assert_eq!(states(&bench.store, 1, &settings), before);
             bench.stop().await;
         });
     }
@@ -386,7 +396,8 @@ fn redeliveries_without_numbers_change_nothing() {
 fn late_readings_are_stored_once_and_change_no_state() {
     let dir = tempfile::tempdir().unwrap();
     in_system(async {
-        let bench = Bench::start(dir.path(), &without_forest());
+        let settings = without_forest();
+        let bench = Bench::start(dir.path(), &settings);
         let all = fleet(1, 100);
         let (late, in_time): (Vec<_>, Vec<_>) = all
             .into_iter()
@@ -397,13 +408,13 @@ fn late_readings_are_stored_once_and_change_no_state() {
         };
         let (late, in_time) = (strip(late), strip(in_time));
         bench.send(&in_time, 100).await;
-        let before = states(&bench.store, 1);
+        let before = states(&bench.store, 1, &settings);
         // Twice in one delivery, and once more.
         bench
             .send(&[late.clone(), late.clone()].concat(), 100)
             .await;
         bench.send(&late, 100).await;
-        assert_eq!(states(&bench.store, 1), before);
+        assert_eq!(states(&bench.store, 1, &settings), before);
         let rows = stored(&bench.store, &sensor(0));
         assert_eq!(rows.len(), 100);
         assert_eq!(rows.iter().filter(|stored| stored.row.late).count(), 10);
@@ -443,7 +454,7 @@ fn restarts_change_nothing() {
     in_system(async {
         let bench = Bench::start(dir.path(), &settings);
         assert_eq!(facts_without_scores(&bench.store, SENSORS), facts_before);
-        assert_eq!(states(&bench.store, SENSORS), states_before);
+        assert_eq!(states(&bench.store, SENSORS, &settings), states_before);
         bench.stop().await;
     });
 }
@@ -706,7 +717,7 @@ fn reference_without_scores(
         bench.send(&fleet(sensors, count), 100).await;
         result = Some((
             facts_without_scores(&bench.store, sensors),
-            states(&bench.store, sensors),
+            states(&bench.store, sensors, settings),
         ));
         bench.stop().await;
     });
@@ -764,22 +775,11 @@ fn sleeping_states_come_back() {
             let rows = stored(&bench.store, &sensor(index));
             let numbers: Vec<u64> = rows.iter().map(|stored| stored.row.entered).collect();
             assert_eq!(numbers, [1, 2, 3, 4], "sensor {index}");
-            let state = &states_of(&bench.store, index);
+            let state = &state_of(&bench.store, index, &settings);
             assert_eq!(state.baseline(TEMPERATURE).unwrap().moments.count, 4);
         }
         bench.stop().await;
     });
-}
-
-fn states_of(store: &Embedded, index: u64) -> SensorState {
-    let catalogue = vigie_actors::quantity::Catalogue::default();
-    let config = vigie_actors::stats::Config::default();
-    let recalled = store.recall(&sensor(index)).unwrap().unwrap();
-    let mut state = recalled.state;
-    for reading in &recalled.since {
-        state.enter(reading, &catalogue, &config);
-    }
-    state
 }
 
 /// Several shares commit one batch as one, and find the same as one share.
@@ -799,7 +799,7 @@ fn shares_agree_with_one() {
         let bench = Bench::start(dir.path(), &settings);
         bench.send(&fleet(SENSORS, COUNT), 100).await;
         assert_eq!(facts(&bench.store, SENSORS), facts_before);
-        assert_eq!(states(&bench.store, SENSORS), states_before);
+        assert_eq!(states(&bench.store, SENSORS, &settings), states_before);
         bench.stop().await;
     });
 }

@@ -218,6 +218,14 @@ pub fn share_of(sensor: &SensorId, shares: u64) -> u64 {
     }
 }
 
+/// How far a sensor is on the way to its next snapshot when it starts: a fleet that starts together
+/// must not write all its states at once.
+fn phase(sensor: &SensorId, every: u32) -> u32 {
+    // Other bits of the hash than those that decide about the share.
+    let spread = xxh3_64(sensor.as_bytes()).rotate_left(32) % u64::from(every);
+    u32::try_from(spread).unwrap_or(0)
+}
+
 impl<M: Memory> Share<M> {
     /// Share `index` of `shares`.
     ///
@@ -403,9 +411,14 @@ impl<M: Memory> Share<M> {
                 resident.silence_told = None;
                 resident.since_snapshot += 1;
                 // Who asks about a device reads the snapshot only.
-                let due = resident.since_snapshot >= self.config.snapshot_every;
+                let every = self.config.snapshot_every;
+                let due = resident.since_snapshot >= every;
                 if observed.entered == 1 || observed.started || due {
-                    resident.since_snapshot = 0;
+                    resident.since_snapshot = if due {
+                        0
+                    } else {
+                        phase(&reading.sensor, every)
+                    };
                     snapshots.push((reading.sensor, store::encode_state(&resident.state)?));
                 }
                 Ok(Finding::Entered(observed))

@@ -4,6 +4,9 @@
 pub mod actor;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use vigie_wire::SensorId;
 
@@ -20,6 +23,9 @@ const SENSORS: usize = 256;
 const CHUNK: usize = 2048;
 /// When the store is too large, this share of its readings goes at least.
 const SHARE: f64 = 0.05;
+/// For so long a removal waits for tables to be written, so that it goes on with 100,000 readings in a
+/// second at least.
+const MOST_PATIENT: Duration = Duration::from_millis(20);
 /// A merge has to come along before the disk is smaller, so the next removal for want of room is left
 /// to a later time, or until as much has come as went.
 const ROOM_EVERY_MS: i64 = 3 * HOUR_MS;
@@ -256,6 +262,7 @@ fn remove(
     let before_ms = hour_of(before_ms.min(needed_ms)).min(rolled_up);
     let mut removed = 0;
     while !stop() {
+        give_way(store);
         match store.remove_readings(sensor, before_ms, CHUNK)? {
             0 => break,
             some => {
@@ -265,6 +272,14 @@ fn remove(
         }
     }
     Ok(removed)
+}
+
+/// Readings that come are more urgent than those that go; but for ever they cannot wait either.
+fn give_way(store: &Embedded) {
+    let begun = Instant::now();
+    while store.is_behind() && begun.elapsed() < MOST_PATIENT {
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 #[cfg(test)]

@@ -58,13 +58,25 @@ impl Buffers {
         Ok(())
     }
 
+    /// Does a closed buffer wait for the worker?
+    pub(super) fn are_behind(&self) -> bool {
+        let waiting = |(keyspace, _): &(Keyspace, u64)| keyspace.tree.sealed_memtable_count() > 0;
+        self.limits.iter().any(waiting)
+    }
+
     fn close(&self, keyspace: &Keyspace, limit: u64) -> Result<(), super::Error> {
-        let Ok(_closing) = self.closing.try_lock() else {
-            return Ok(());
-        };
         let begun = Instant::now();
-        while keyspace.tree.sealed_memtable_count() >= WAITING {
-            if size(keyspace) <= limit.saturating_mul(STRETCH) {
+        loop {
+            let size = size(keyspace);
+            if size <= limit {
+                return Ok(());
+            }
+            let waiting = keyspace.tree.sealed_memtable_count();
+            if waiting < WAITING && self.rotate(keyspace, limit)? {
+                return Ok(());
+            }
+            // Whoever writes waits then, not only the first to come.
+            if size <= limit.saturating_mul(STRETCH) {
                 return Ok(());
             }
             if begun.elapsed() > PATIENCE {
@@ -72,8 +84,17 @@ impl Buffers {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        keyspace.rotate_memtable().map_err(super::failed)?;
-        Ok(())
+    }
+
+    /// False if somebody else is at it.
+    fn rotate(&self, keyspace: &Keyspace, limit: u64) -> Result<bool, super::Error> {
+        let Ok(_closing) = self.closing.try_lock() else {
+            return Ok(false);
+        };
+        if size(keyspace) > limit {
+            keyspace.rotate_memtable().map_err(super::failed)?;
+        }
+        Ok(true)
     }
 }
 
@@ -117,5 +138,38 @@ mod tests {
         }
         assert!(keyspace.table_count() > 0);
         assert_eq!(keyspace.len().unwrap(), 200_000);
+    }
+
+    /// Readings come while old ones are removed.
+    #[test]
+    fn a_buffer_is_bounded_however_many_write() {
+        const ROW: u64 = 4 << 10;
+        let dir = tempfile::tempdir().unwrap();
+        let db = Database::builder(dir.path())
+            .worker_threads(1)
+            .open()
+            .unwrap();
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(NO_LIMIT);
+        let keyspace = db.keyspace("readings", options).unwrap();
+        let buffers = Buffers::new(vec![(keyspace.clone(), LIMIT)]);
+        let writers = 4;
+        std::thread::scope(|scope| {
+            for writer in 0..writers {
+                let (db, keyspace, buffers) = (&db, &keyspace, &buffers);
+                scope.spawn(move || {
+                    for number in 0..4_000_u32 {
+                        let mut batch = db.batch();
+                        let key = [number.to_be_bytes(), u32::to_be_bytes(writer)].concat();
+                        batch.insert(keyspace, key, vec![7; 4 << 10]);
+                        batch.commit().unwrap();
+                        buffers.close_full().unwrap();
+                        let size = size(keyspace);
+                        // Each of them may have written once since it looked.
+                        let most = LIMIT * STRETCH + u64::from(writers) * 2 * ROW;
+                        assert!(size <= most, "{size} bytes");
+                    }
+                });
+            }
+        });
     }
 }

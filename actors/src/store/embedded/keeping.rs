@@ -230,6 +230,11 @@ impl Embedded {
         self.put_meta("lost", &readings)
     }
 
+    /// Are there tables to be written? Then what can wait had better.
+    pub(in crate::store) fn is_behind(&self) -> bool {
+        self.buffers.are_behind()
+    }
+
     /// Removes the oldest readings of a sensor, those with order time < `before_ms`, up to `limit`;
     /// gives how many.
     ///
