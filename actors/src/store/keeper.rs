@@ -26,9 +26,11 @@ const SHARE: f64 = 0.05;
 /// For so long a removal waits for tables to be written, so that it goes on with 100,000 readings in a
 /// second at least.
 const MOST_PATIENT: Duration = Duration::from_millis(20);
-/// A merge has to come along before the disk is smaller, so the next removal for want of room is left
-/// to a later time, or until as much has come as went.
-const ROOM_EVERY_MS: i64 = 3 * HOUR_MS;
+/// A merge has to come along before the disk is smaller. So for this long the bytes of a reading are the
+/// least that they have been, rather than what those that are gone already make of them.
+const MERGED_MS: i64 = 3 * HOUR_MS;
+/// If nothing can go, it is tried again after this time.
+const AGAIN_MS: i64 = 10 * 60_000;
 
 /// What one pass did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -44,8 +46,10 @@ pub struct Done {
 pub struct Keeper {
     store: Embedded,
     config: Config,
-    /// When readings went for want of room, and how large the store was then.
-    made_room: Option<(i64, u64)>,
+    /// The least bytes of a reading on the disk, all that belongs to it included, and when that was.
+    density: Option<(i64, f64)>,
+    /// When nothing could go.
+    stuck: Option<i64>,
     /// How many readings were stored when that was written down last.
     marked: Option<u64>,
 }
@@ -56,7 +60,8 @@ impl Keeper {
         Self {
             store,
             config,
-            made_room: None,
+            density: None,
+            stuck: None,
             marked: None,
         }
     }
@@ -81,15 +86,31 @@ impl Keeper {
     }
 
     /// Does it have to let readings go? Then a pass is due, however short ago the last one was.
-    pub fn is_too_large(&self, now_ms: i64) -> bool {
-        self.share_to_go(now_ms) > 0.0
+    ///
+    /// # Errors
+    /// [`Error`] if the store cannot be read.
+    pub fn is_too_large(&mut self, now_ms: i64) -> Result<bool, Error> {
+        Ok(self.surplus(now_ms)? > 0.0)
     }
 
-    fn share_to_go(&self, now_ms: i64) -> f64 {
+    /// How many readings have to go.
+    fn surplus(&mut self, now_ms: i64) -> Result<f64, Error> {
         let (size, max) = self.size();
-        let lately = |(at, _): &(i64, u64)| (now_ms - at).abs() < ROOM_EVERY_MS;
-        let then = self.made_room.filter(lately).map(|(_, size)| size);
-        share_to_go(size, max, then)
+        let within = |at: i64, ms: i64| (now_ms - at).abs() < ms;
+        if size <= max || self.stuck.is_some_and(|at| within(at, AGAIN_MS)) {
+            return Ok(0.0);
+        }
+        let stored = self.store.ledger()?.stored;
+        let kept = stored.saturating_sub(self.store.removed()?) as f64;
+        let now = size as f64 / kept.max(1.0);
+        let least = match self.density.filter(|(at, _)| within(*at, MERGED_MS)) {
+            Some((_, least)) if least < now => least,
+            _ => {
+                self.density = Some((now_ms, now));
+                now
+            }
+        };
+        Ok(surplus(kept, least, max))
     }
 
     /// One look at all sensors. Ends early, between two writes, when `stop` says so.
@@ -181,25 +202,22 @@ impl Keeper {
 
     /// If the store is too large, the oldest of its readings go, whichever sensor's they are.
     fn make_room(&mut self, now_ms: i64, stop: &dyn Fn() -> bool) -> Result<u64, Error> {
-        let share = self.share_to_go(now_ms);
-        if share <= 0.0 {
+        let surplus = self.surplus(now_ms)?;
+        if surplus <= 0.0 {
             return Ok(0);
         }
-        // If nothing can go, it is left to a later time as well.
-        self.made_room = Some((now_ms, self.size().0));
         // Readings are rolled up before they go, so the hours know how many there are from when.
         let mut per_hour = BTreeMap::new();
         self.each_sensor(stop, |store, sensor| {
             store.count_per_hour(sensor, &mut per_hour)
         })?;
-        let stored = self.store.ledger()?.stored;
-        let kept = stored.saturating_sub(self.store.removed()?);
-        let before_ms = cut(&per_hour, kept as f64 * share);
+        let before_ms = cut(&per_hour, surplus);
         let mut removed = 0;
         self.each_sensor(stop, |store, sensor| {
             removed += remove(store, sensor, before_ms, stop)?;
             Ok(())
         })?;
+        self.stuck = (removed == 0).then_some(now_ms);
         tracing::warn!(
             removed,
             max_mib = self.config.max_mib,
@@ -220,18 +238,13 @@ fn cut(per_hour: &BTreeMap<i64, u64>, readings: f64) -> i64 {
     last.map_or(i64::MIN, |(hour_ms, _)| hour_ms + HOUR_MS)
 }
 
-/// The share of its readings that a store of `size` bytes has to let go; `then` is how large it was when
-/// some went, so lately that the disk may not be smaller for it yet.
-fn share_to_go(size: u64, max: u64, then: Option<u64>) -> f64 {
-    if size <= max {
+/// How many readings of `kept` have to go from a store of `max` bytes, if each takes so many bytes.
+fn surplus(kept: f64, bytes: f64, max: u64) -> f64 {
+    let fit = max as f64 / bytes;
+    if kept <= fit {
         return 0.0;
     }
-    let over = size.saturating_sub(then.unwrap_or(max)) as f64 / size as f64;
-    match then {
-        None => over.max(SHARE),
-        Some(_) if over >= SHARE => over,
-        Some(_) => 0.0,
-    }
+    (kept - fit).max(kept * SHARE)
 }
 
 /// Removes what is older than `before_ms`, rolled up, and no part of what a restart reads.
@@ -298,16 +311,10 @@ mod tests {
     }
 
     #[test]
-    fn as_much_goes_as_comes() {
-        let goes = |size, then| format!("{:.2}", share_to_go(size, 1000, then));
-        assert_eq!(goes(1000, None), "0.00");
-        assert_eq!(goes(1010, None), "0.05", "a few percent at a time");
-        assert_eq!(goes(2000, None), "0.50", "what is over");
-        // The disk is not smaller yet.
-        assert_eq!(goes(1010, Some(1010)), "0.00");
-        assert_eq!(goes(1050, Some(1010)), "0.00");
-        // Faster than it can be merged: what came since.
-        assert_eq!(goes(1250, Some(1000)), "0.20");
-        assert_eq!(goes(990, Some(1010)), "0.00");
+    fn what_does_not_fit_goes() {
+        let goes = |kept| format!("{:.2}", surplus(kept, 10.0, 1000));
+        assert_eq!(goes(100.0), "0.00");
+        assert_eq!(goes(101.0), "5.05", "a few percent at a time");
+        assert_eq!(goes(200.0), "100.00");
     }
 }
