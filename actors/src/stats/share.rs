@@ -115,7 +115,6 @@ struct Resident {
     touched: u64,
     /// When a late reading of it was received, which the state does not know.
     heard_ms: i64,
-    since_snapshot: u32,
     /// The batch in which its present silence was told.
     silence_told: Option<u64>,
 }
@@ -220,10 +219,9 @@ pub fn share_of(sensor: &SensorId, shares: u64) -> u64 {
 
 /// How far a sensor is on the way to its next snapshot when it starts: a fleet that starts together
 /// must not write all its states at once.
-fn phase(sensor: &SensorId, every: u32) -> u32 {
-    // Other bits of the hash than those that decide about the share.
-    let spread = xxh3_64(sensor.as_bytes()).rotate_left(32) % u64::from(every);
-    u32::try_from(spread).unwrap_or(0)
+fn phase(sensor: &SensorId, every: u64) -> u64 {
+    // Turned, for the hash as it is decides about the share.
+    xxh3_64(sensor.as_bytes()).rotate_left(32) % every
 }
 
 impl<M: Memory> Share<M> {
@@ -409,16 +407,10 @@ impl<M: Memory> Share<M> {
             Standing::InOrder | Standing::AskStore => {
                 let observed = resident.state.enter(reading, &self.catalogue, &self.config);
                 resident.silence_told = None;
-                resident.since_snapshot += 1;
+                let every = u64::from(self.config.snapshot_every);
+                let due = (observed.entered + phase(&reading.sensor, every)).is_multiple_of(every);
                 // Who asks about a device reads the snapshot only.
-                let every = self.config.snapshot_every;
-                let due = resident.since_snapshot >= every;
                 if observed.entered == 1 || observed.started || due {
-                    resident.since_snapshot = if due {
-                        0
-                    } else {
-                        phase(&reading.sensor, every)
-                    };
                     snapshots.push((reading.sensor, store::encode_state(&resident.state)?));
                 }
                 Ok(Finding::Entered(observed))
@@ -440,11 +432,9 @@ impl<M: Memory> Share<M> {
             state: SensorState::default(),
             touched: self.batches,
             heard_ms: i64::MIN,
-            since_snapshot: 0,
             silence_told: resting.and_then(|resting| resting.silence_told),
         };
         if known && let Some(recalled) = self.memory.recall(sensor)? {
-            resident.since_snapshot = u32::try_from(recalled.since.len()).unwrap_or(u32::MAX);
             resident.state = recalled.replay(&self.catalogue, &self.config);
         }
         self.resting.remove(sensor);

@@ -23,12 +23,8 @@ const SENSORS: usize = 256;
 const CHUNK: usize = 2048;
 /// When the store is too large, this share of its readings goes at least.
 const SHARE: f64 = 0.05;
-/// For so long a removal waits for tables to be written, so that it goes on with 100,000 readings in a
-/// second at least.
-const MOST_PATIENT: Duration = Duration::from_millis(20);
-/// A merge has to come along before the disk is smaller. So for this long the bytes of a reading are the
-/// least that they have been, rather than what those that are gone already make of them.
-const MERGED_MS: i64 = 3 * HOUR_MS;
+/// For so long a removal of [`CHUNK`] readings waits for tables to be written, of fewer less.
+const LONGEST_WAIT: Duration = Duration::from_millis(20);
 /// If nothing can go, it is tried again after this time.
 const AGAIN_MS: i64 = 10 * 60_000;
 
@@ -46,10 +42,8 @@ pub struct Done {
 pub struct Keeper {
     store: Embedded,
     config: Config,
-    /// The least bytes of a reading on the disk, all that belongs to it included, and when that was.
-    density: Option<(i64, f64)>,
-    /// When nothing could go.
-    stuck: Option<i64>,
+    /// When readings were to go and none could.
+    none_went_ms: Option<i64>,
     /// How many readings were stored when that was written down last.
     marked: Option<u64>,
 }
@@ -60,8 +54,7 @@ impl Keeper {
         Self {
             store,
             config,
-            density: None,
-            stuck: None,
+            none_went_ms: None,
             marked: None,
         }
     }
@@ -89,28 +82,24 @@ impl Keeper {
     ///
     /// # Errors
     /// [`Error`] if the store cannot be read.
-    pub fn is_too_large(&mut self, now_ms: i64) -> Result<bool, Error> {
-        Ok(self.surplus(now_ms)? > 0.0)
+    pub fn is_too_large(&self, now_ms: i64) -> Result<bool, Error> {
+        Ok(self.share_to_go(now_ms)? > 0.0)
     }
 
-    /// How many readings have to go.
-    fn surplus(&mut self, now_ms: i64) -> Result<f64, Error> {
+    /// The share of the stored readings that has to go.
+    fn share_to_go(&self, now_ms: i64) -> Result<f64, Error> {
         let (size, max) = self.size();
-        let within = |at: i64, ms: i64| (now_ms - at).abs() < ms;
-        if size <= max || self.stuck.is_some_and(|at| within(at, AGAIN_MS)) {
+        let lately = |at: i64| (now_ms - at).abs() < AGAIN_MS;
+        if size <= max || self.none_went_ms.is_some_and(lately) {
             return Ok(0.0);
         }
-        let stored = self.store.ledger()?.stored;
-        let kept = stored.saturating_sub(self.store.removed()?) as f64;
-        let now = size as f64 / kept.max(1.0);
-        let least = match self.density.filter(|(at, _)| within(*at, MERGED_MS)) {
-            Some((_, least)) if least < now => least,
-            _ => {
-                self.density = Some((now_ms, now));
-                now
-            }
-        };
-        Ok(surplus(kept, least, max))
+        let gone = self.store.removed()? + self.store.lost()?;
+        let kept = self.store.ledger()?.stored.saturating_sub(gone);
+        Ok(share_to_go(
+            (kept, self.store.unmerged_removals()),
+            size,
+            max,
+        ))
     }
 
     /// One look at all sensors. Ends early, between two writes, when `stop` says so.
@@ -179,52 +168,84 @@ impl Keeper {
         }
     }
 
+    /// False if it was stopped on the way.
     fn each_sensor(
         &self,
         stop: &dyn Fn() -> bool,
         mut job: impl FnMut(&Embedded, &SensorId) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let mut after: Option<Vec<u8>> = None;
         loop {
             let page = self.store.sensors(after.as_deref(), SENSORS)?;
             for sensor in &page.items {
                 if stop() {
-                    return Ok(());
+                    return Ok(false);
                 }
                 job(&self.store, sensor)?;
             }
             after = page.next;
             if after.is_none() {
-                return Ok(());
+                return Ok(true);
             }
         }
     }
 
     /// If the store is too large, the oldest of its readings go, whichever sensor's they are.
     fn make_room(&mut self, now_ms: i64, stop: &dyn Fn() -> bool) -> Result<u64, Error> {
-        let surplus = self.surplus(now_ms)?;
-        if surplus <= 0.0 {
+        let share = self.share_to_go(now_ms)?;
+        if share <= 0.0 {
             return Ok(0);
         }
-        // Readings are rolled up before they go, so the hours know how many there are from when.
-        let mut per_hour = BTreeMap::new();
-        self.each_sensor(stop, |store, sensor| {
-            store.count_per_hour(sensor, &mut per_hour)
+        // Readings are rolled up before they go, so the hours know how many there are from when. (Of
+        // readings that come quantity by quantity they know fewer; as a share that is the same.)
+        let (mut counted, mut removable) = (0, BTreeMap::new());
+        let all = self.each_sensor(stop, |store, sensor| {
+            let before_ms = removable_before(store, sensor)?;
+            store.each_hour(sensor, |hour_ms, readings| {
+                counted += readings;
+                if before_ms.is_some_and(|before_ms| hour_ms < before_ms) {
+                    *removable.entry(hour_ms).or_default() += readings;
+                }
+            })
         })?;
-        let before_ms = cut(&per_hour, surplus);
+        if !all {
+            return Ok(0);
+        }
+        let before_ms = cut(&removable, counted as f64 * share);
         let mut removed = 0;
-        self.each_sensor(stop, |store, sensor| {
+        let all = self.each_sensor(stop, |store, sensor| {
             removed += remove(store, sensor, before_ms, stop)?;
             Ok(())
         })?;
-        self.stuck = (removed == 0).then_some(now_ms);
-        tracing::warn!(
-            removed,
-            max_mib = self.config.max_mib,
-            "the store is larger than store.max_mib: the oldest readings go, their hours stay"
-        );
+        let max_mib = self.config.max_mib;
+        if removed > 0 {
+            tracing::warn!(
+                removed,
+                max_mib,
+                "the store is larger than store.max_mib: the oldest readings go, their hours stay"
+            );
+        } else if all {
+            self.none_went_ms = Some(now_ms);
+            tracing::warn!(
+                max_mib,
+                "the store is larger than store.max_mib, but nothing can go: its readings are of                  this hour, or all that is left of sensors that are gone"
+            );
+        }
         Ok(removed)
     }
+}
+
+/// The share of its readings that has to go from a store of `size` bytes that may have `max`. Readings that
+/// are removed take room until tables are merged: how many of them there are tells how much of the
+/// size is theirs.
+fn share_to_go((kept, unmerged): (u64, u64), size: u64, max: u64) -> f64 {
+    if kept == 0 {
+        return 0.0;
+    }
+    let bytes = size as f64 / (kept + unmerged) as f64;
+    let fit = max as f64 / bytes;
+    let share = 1.0 - fit / kept as f64;
+    if share <= 0.0 { 0.0 } else { share.max(SHARE) }
 }
 
 /// The end of the first hours that hold so many readings together, of how many each hour has.
@@ -238,16 +259,20 @@ fn cut(per_hour: &BTreeMap<i64, u64>, readings: f64) -> i64 {
     last.map_or(i64::MIN, |(hour_ms, _)| hour_ms + HOUR_MS)
 }
 
-/// How many readings of `kept` have to go from a store of `max` bytes, if each takes so many bytes.
-fn surplus(kept: f64, bytes: f64, max: u64) -> f64 {
-    let fit = max as f64 / bytes;
-    if kept <= fit {
-        return 0.0;
-    }
-    (kept - fit).max(kept * SHARE)
+/// The beginning of an hour: readings of `sensor` from then on must stay, for they are not rolled up, or a
+/// restart reads them. `None`: all must.
+fn removable_before(store: &Embedded, sensor: &SensorId) -> Result<Option<i64>, Error> {
+    let Some(rolled_up) = store.newest_hour(sensor)? else {
+        return Ok(None);
+    };
+    let state = store.snapshot(sensor)?;
+    // A restart begins with the newest reading of the snapshot; with all that there are, if that cannot
+    // be read.
+    let needed = state.filter(|state| state.entered > 0);
+    Ok(needed.map(|state| hour_of(state.newest_ms).min(rolled_up)))
 }
 
-/// Removes what is older than `before_ms`, rolled up, and no part of what a restart reads.
+/// Removes what is older than `before_ms` and may go.
 fn remove(
     store: &Embedded,
     sensor: &SensorId,
@@ -260,38 +285,30 @@ fn remove(
     {
         return Ok(0);
     }
-    let Some(rolled_up) = store.newest_hour(sensor)? else {
+    let Some(stays_ms) = removable_before(store, sensor)? else {
         return Ok(0);
     };
-    let Some(state) = store.snapshot(sensor)? else {
-        return Ok(0);
-    };
-    // Whole hours. A restart begins with the newest reading of the snapshot.
-    let needed_ms = if state.entered == 0 {
-        i64::MIN
-    } else {
-        state.newest_ms
-    };
-    let before_ms = hour_of(before_ms.min(needed_ms)).min(rolled_up);
+    // Whole hours: of part of one nobody could tell later what is missing.
+    let before_ms = hour_of(before_ms.min(stays_ms));
     let mut removed = 0;
     while !stop() {
-        give_way(store);
-        match store.remove_readings(sensor, before_ms, CHUNK)? {
-            0 => break,
-            some => {
-                failpoint::pass("keeper.removed");
-                removed += some as u64;
-            }
+        let some = store.remove_readings(sensor, before_ms, CHUNK)?;
+        removed += some as u64;
+        if some == 0 {
+            break;
         }
+        failpoint::pass("keeper.removed");
+        give_way(store, some);
     }
     Ok(removed)
 }
 
 /// Readings that come are more urgent than those that go; but for ever they cannot wait either.
-fn give_way(store: &Embedded) {
+fn give_way(store: &Embedded, removed: usize) {
+    let patience = LONGEST_WAIT.mul_f64(removed as f64 / CHUNK as f64);
     let begun = Instant::now();
-    while store.is_behind() && begun.elapsed() < MOST_PATIENT {
-        std::thread::sleep(Duration::from_millis(2));
+    while store.is_behind() && begun.elapsed() < patience {
+        std::thread::sleep(Duration::from_millis(2).min(patience));
     }
 }
 
@@ -312,9 +329,14 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_goes() {
-        let goes = |kept| format!("{:.2}", surplus(kept, 10.0, 1000));
-        assert_eq!(goes(100.0), "0.00");
-        assert_eq!(goes(101.0), "5.05", "a few percent at a time");
-        assert_eq!(goes(200.0), "100.00");
+        let goes =
+            |kept, unmerged, size| format!("{:.2}", share_to_go((kept, unmerged), size, 1000));
+        assert_eq!(goes(100, 0, 1000), "0.00");
+        assert_eq!(goes(100, 0, 1010), "0.05", "a few percent at a time");
+        assert_eq!(goes(100, 0, 2000), "0.50");
+        // The disk is not smaller yet.
+        assert_eq!(goes(50, 50, 2000), "0.00");
+        assert_eq!(goes(60, 50, 2200), "0.17", "what has come since");
+        assert_eq!(goes(0, 0, 2000), "0.00");
     }
 }

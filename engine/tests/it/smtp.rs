@@ -16,7 +16,7 @@ pub(crate) fn alarm(engine: &Engine, sensor: &str) {
 }
 
 pub(crate) fn publish(engine: &Engine, sensor: &str, seq: u64, temperature: f64) {
-    // Of one millisecond, notices go in the order of their sensors.
+    // Notices of the same millisecond are sent in the order of their sensors.
     std::thread::sleep(Duration::from_millis(2));
     let payload = format!(
         r#"{{"id":"{sensor}","boot":"a","seq":{seq},"t":{},"temperature":{temperature}}}"#,

@@ -71,8 +71,7 @@ impl Buffers {
             if size <= limit {
                 return Ok(());
             }
-            let waiting = keyspace.tree.sealed_memtable_count();
-            if waiting < WAITING && self.rotate(keyspace, limit)? {
+            if self.rotate(keyspace, limit)? {
                 return Ok(());
             }
             // Whoever writes waits then, not only the first to come.
@@ -86,11 +85,14 @@ impl Buffers {
         }
     }
 
-    /// False if somebody else is at it.
+    /// False if somebody else is at it, or too many wait already.
     fn rotate(&self, keyspace: &Keyspace, limit: u64) -> Result<bool, super::Error> {
         let Ok(_closing) = self.closing.try_lock() else {
             return Ok(false);
         };
+        if keyspace.tree.sealed_memtable_count() >= WAITING {
+            return Ok(false);
+        }
         if size(keyspace) > limit {
             keyspace.rotate_memtable().map_err(super::failed)?;
         }

@@ -1,9 +1,10 @@
 //! What the Keeper asks of the store: hours to roll up, hours rolled up, readings whose time is
 //! over. Nothing here is synced: what a crash undoes is done again.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{MutexGuard, PoisonError};
 
+use fjall::AbstractTree as _;
 use vigie_wire::SensorId;
 
 use super::super::hourly::{self, HOUR_MS, HourRow, hour_of};
@@ -115,6 +116,17 @@ impl Embedded {
             .collect()
     }
 
+    /// Has this hour changed since it was rolled up?
+    fn is_due(&self, sensor: &SensorId, hour_ms: i64) -> Result<bool, Error> {
+        let changes = row::by_time_key(hour_ms, sensor, &[]);
+        let first = self.due.prefix(changes).next();
+        Ok(first
+            .map(fjall::Guard::key)
+            .transpose()
+            .map_err(failed)?
+            .is_some())
+    }
+
     /// Keeps rolled-up hours, and puts them in line for MongoDB if `forward`; `done` are the keys
     /// of changes that they settle.
     ///
@@ -172,15 +184,15 @@ impl Embedded {
         )
     }
 
-    /// Adds to `per_hour` how many readings of a sensor are kept of each hour that is rolled up, as
-    /// far as its roll-up knows.
+    /// The hours of a sensor that are rolled up, from its oldest reading on, and how many readings
+    /// each has, as far as its roll-up knows.
     ///
     /// # Errors
     /// [`Error`] if the store cannot be read.
-    pub(in crate::store) fn count_per_hour(
+    pub(in crate::store) fn each_hour(
         &self,
         sensor: &SensorId,
-        per_hour: &mut BTreeMap<i64, u64>,
+        mut job: impl FnMut(i64, u64),
     ) -> Result<(), Error> {
         let Some(oldest_ms) = self.oldest(sensor)? else {
             return Ok(());
@@ -192,9 +204,14 @@ impl Embedded {
             let (key, value) = guard.into_inner().map_err(failed)?;
             let hour = hourly::decode(&key, &value)?;
             let counts = hour.quantities.iter().map(|summary| summary.count);
-            *per_hour.entry(hour.hour_ms).or_default() += u64::from(counts.max().unwrap_or(0));
+            job(hour.hour_ms, u64::from(counts.max().unwrap_or(0)));
         }
         Ok(())
+    }
+
+    /// Removals in the tables: about as many readings that are gone still take room on the disk.
+    pub(in crate::store) fn unmerged_removals(&self) -> u64 {
+        self.readings.tree.tombstone_count()
     }
 
     /// Readings that were removed since the store was made.
@@ -236,7 +253,7 @@ impl Embedded {
     }
 
     /// Removes the oldest readings of a sensor, those with order time < `before_ms`, up to `limit`;
-    /// gives how many.
+    /// gives how many. Ends at an hour that has to be rolled up again: its roll-up lacks one of them.
     ///
     /// # Errors
     /// [`Error`] if the store cannot be read or written.
@@ -246,8 +263,20 @@ impl Embedded {
         before_ms: i64,
         limit: usize,
     ) -> Result<usize, Error> {
-        let page = self.readings(sensor, (i64::MIN, before_ms), None, limit)?;
-        let removed = page.items.len();
+        let mut readings = self
+            .readings(sensor, (i64::MIN, before_ms), None, limit)?
+            .items;
+        let mut hour = None;
+        let mut end = readings.len();
+        for (at, stored) in readings.iter().enumerate() {
+            let of = hour_of(stored.order_ms);
+            if hour.replace(of) != Some(of) && self.is_due(sensor, of)? {
+                end = at;
+                break;
+            }
+        }
+        readings.truncate(end);
+        let removed = readings.len();
         if removed == 0 {
             return Ok(0);
         }
@@ -256,7 +285,7 @@ impl Embedded {
         write
             .batch
             .insert(&self.meta, "removed", encode(&all, "meta")?);
-        for stored in page.items {
+        for stored in readings {
             let StoredReading {
                 order_ms,
                 identity,
