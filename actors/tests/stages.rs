@@ -27,7 +27,7 @@ use vigie_actors::score::scorer::IncidentMemory;
 use vigie_actors::stats::share::Memory;
 use vigie_actors::stats::state::SensorState;
 use vigie_actors::store::embedded::Embedded;
-use vigie_actors::store::hourly::hour_of;
+use vigie_actors::store::hourly::{HOUR_MS, hour_of};
 use vigie_actors::store::keeper::Keeper;
 use vigie_actors::store::row::StoredReading;
 use vigie_actors::supervise::Sabotage;
@@ -891,7 +891,6 @@ fn silence_outlives_a_clock_that_is_set() {
 /// Readings of hours that are over come while those hours are rolled up, again and again.
 #[test]
 fn hours_that_change_while_they_are_rolled_up_are_true() {
-    const HOUR_MS: i64 = 3_600_000;
     let dir = tempfile::tempdir().unwrap();
     let settings = without_forest();
     in_system(async {
@@ -944,7 +943,6 @@ fn hours_that_change_while_they_are_rolled_up_are_true() {
 /// In a flood an hour changes each time that it is rolled up.
 #[test]
 fn an_hour_that_goes_on_changing_is_left_to_the_next_pass() {
-    const HOUR_MS: i64 = 3_600_000;
     let dir = tempfile::tempdir().unwrap();
     let settings = without_forest();
     in_system(async {
@@ -975,7 +973,6 @@ fn an_hour_that_goes_on_changing_is_left_to_the_next_pass() {
 /// those alone would not make it smaller.
 #[test]
 fn a_store_that_is_too_large_lets_readings_go_before_the_next_look() {
-    const HOUR_MS: i64 = 3_600_000;
     const LATER: u64 = 1_000_000;
     let dir = tempfile::tempdir().unwrap();
     let mut settings = without_forest();
@@ -1028,7 +1025,6 @@ fn a_store_that_is_too_large_lets_readings_go_before_the_next_look() {
 /// A state of another version: a restart learns it anew from all readings that there are.
 #[test]
 fn readings_of_a_sensor_whose_state_cannot_be_read_stay() {
-    const HOUR_MS: i64 = 3_600_000;
     let dir = tempfile::tempdir().unwrap();
     let mut settings = without_forest();
     settings.stats.snapshot_every = 16;
@@ -1098,7 +1094,6 @@ fn states_are_not_written_all_at_once() {
 /// A write that fails half-way ends the database, and hours can wait.
 #[test]
 fn with_too_little_room_on_the_disk_the_keeper_writes_nothing() {
-    const HOUR_MS: i64 = 3_600_000;
     let dir = tempfile::tempdir().unwrap();
     let enough = without_forest();
     let mut too_little = enough.clone();

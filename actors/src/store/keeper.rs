@@ -228,7 +228,8 @@ impl Keeper {
             self.none_went_ms = Some(now_ms);
             tracing::warn!(
                 max_mib,
-                "the store is larger than store.max_mib, but nothing can go: its readings are of                  this hour, or all that is left of sensors that are gone"
+                "the store is larger than store.max_mib, but nothing can go: its readings are of \
+                 this hour, or all that is left of sensors that are gone"
             );
         }
         Ok(removed)

@@ -112,17 +112,19 @@ mod tests {
 
     const LIMIT: u64 = 64 << 10;
 
+    fn open(dir: &std::path::Path) -> (Database, Keyspace, Buffers) {
+        let db = Database::builder(dir).worker_threads(1).open().unwrap();
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(NO_LIMIT);
+        let keyspace = db.keyspace("readings", options).unwrap();
+        let buffers = Buffers::new(vec![(keyspace.clone(), LIMIT)]);
+        (db, keyspace, buffers)
+    }
+
     /// Many times what the worker's queue holds, and the worker busy with the tables before.
     #[test]
     fn buffers_are_closed_however_busy_the_worker_is() {
         let dir = tempfile::tempdir().unwrap();
-        let db = Database::builder(dir.path())
-            .worker_threads(1)
-            .open()
-            .unwrap();
-        let options = || KeyspaceCreateOptions::default().max_memtable_size(NO_LIMIT);
-        let keyspace = db.keyspace("readings", options).unwrap();
-        let buffers = Buffers::new(vec![(keyspace.clone(), LIMIT)]);
+        let (db, keyspace, buffers) = open(dir.path());
         for number in 0..200_000_u32 {
             let mut batch = db.batch();
             batch.insert(&keyspace, number.to_be_bytes(), [7; 100]);
@@ -145,15 +147,9 @@ mod tests {
     /// Readings come while old ones are removed.
     #[test]
     fn a_buffer_is_bounded_however_many_write() {
-        const ROW: u64 = 4 << 10;
+        const ROW: usize = 4 << 10;
         let dir = tempfile::tempdir().unwrap();
-        let db = Database::builder(dir.path())
-            .worker_threads(1)
-            .open()
-            .unwrap();
-        let options = || KeyspaceCreateOptions::default().max_memtable_size(NO_LIMIT);
-        let keyspace = db.keyspace("readings", options).unwrap();
-        let buffers = Buffers::new(vec![(keyspace.clone(), LIMIT)]);
+        let (db, keyspace, buffers) = open(dir.path());
         let writers = 4;
         std::thread::scope(|scope| {
             for writer in 0..writers {
@@ -162,12 +158,12 @@ mod tests {
                     for number in 0..4_000_u32 {
                         let mut batch = db.batch();
                         let key = [number.to_be_bytes(), u32::to_be_bytes(writer)].concat();
-                        batch.insert(keyspace, key, vec![7; 4 << 10]);
+                        batch.insert(keyspace, key, vec![7; ROW]);
                         batch.commit().unwrap();
                         buffers.close_full().unwrap();
                         let size = size(keyspace);
                         // Each of them may have written once since it looked.
-                        let most = LIMIT * STRETCH + u64::from(writers) * 2 * ROW;
+                        let most = LIMIT * STRETCH + u64::from(writers) * 2 * ROW as u64;
                         assert!(size <= most, "{size} bytes");
                     }
                 });
