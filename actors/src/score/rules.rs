@@ -274,28 +274,33 @@ pub fn judge(
         return IMPLAUSIBLE;
     }
     let mut worst = 0.0_f64;
-    let mut add = |ratio: f64, verdict: Verdict| {
+    // Nearly always there is nothing to explain.
+    let mut add = |judged_by: Rule, ratio: f64, explain: &dyn Fn() -> Verdict| {
         worst = worst.max(ratio);
-        near.look(verdict.judged_by(), ratio);
-        // The season may fire beside the jump that has told of it.
-        let known = |one: &Verdict| (one.rule, one.quantity) == (verdict.rule, verdict.quantity);
-        if ratio >= 1.0 && !fired.iter().any(known) {
-            fired.push(verdict);
+        near.look(judged_by, ratio);
+        if ratio >= 1.0 {
+            let verdict = explain();
+            // The season may fire beside the jump that has told of it.
+            let known =
+                |one: &Verdict| (one.rule, one.quantity) == (verdict.rule, verdict.quantity);
+            if !fired.iter().any(known) {
+                fired.push(verdict);
+            }
         }
     };
     if let Some((length, line, since_ms)) = look.stuck {
         let line = line * margin;
-        let verdict = Verdict {
+        let ratio = f64::from(length) / line;
+        add(Rule::Stuck, ratio, &|| Verdict {
             rule: Rule::Stuck,
             quantity: Some(look.quantity),
             observed: f64::from(length),
             expected: look.value,
             line,
-            ratio: f64::from(length) / line,
+            ratio,
             since_ms,
             evidence: Vec::new(),
-        };
-        add(verdict.ratio, verdict);
+        });
     }
     let distances = [
         (Rule::Rate, look.rate, 1.0),
@@ -310,43 +315,42 @@ pub fn judge(
         distance = distance.with_margin(margin * shared);
         let ratio = distance.ratio();
         if let (Rule::Rate, Some(jump)) = (rule, look.jump) {
-            add(ratio, jumped(look, time_ms, distance, jump));
+            add(rule, ratio, &|| jumped(look, time_ms, distance, jump));
         }
-        let (observed, line) = match rule {
-            Rule::Noise => (distance.distance, distance.line),
-            // What was seen may stand for more than this reading.
-            _ => (
-                distance.expected + distance.distance,
-                distance.expected + distance.distance.signum() * distance.line,
-            ),
-        };
-        let verdict = Verdict {
-            rule,
-            quantity: Some(look.quantity),
-            observed: f64::from(observed),
-            expected: f64::from(distance.expected),
-            line: f64::from(line),
-            ratio,
-            since_ms: time_ms,
-            evidence: Vec::new(),
-        };
-        add(ratio, verdict);
+        add(rule, ratio, &|| {
+            let (observed, line) = match rule {
+                Rule::Noise => (distance.distance, distance.line),
+                // What was seen may stand for more than this reading.
+                _ => (
+                    distance.expected + distance.distance,
+                    distance.expected + distance.distance.signum() * distance.line,
+                ),
+            };
+            Verdict {
+                rule,
+                quantity: Some(look.quantity),
+                observed: f64::from(observed),
+                expected: f64::from(distance.expected),
+                line: f64::from(line),
+                ratio,
+                since_ms: time_ms,
+                evidence: Vec::new(),
+            }
+        });
     }
     if look.warm {
         let line = z_line(look.usual_z) * margin * shared[2];
         let ratio = look.z.abs() / line;
-        let way = look.z.signum();
-        let verdict = Verdict {
+        add(Rule::Z, ratio, &|| Verdict {
             rule: Rule::Z,
             quantity: Some(look.quantity),
             observed: look.value,
             expected: look.mean,
-            line: look.mean + way * line * look.spread,
+            line: look.mean + look.z.signum() * line * look.spread,
             ratio,
             since_ms: look.frozen_since.unwrap_or(time_ms),
             evidence: Vec::new(),
-        };
-        add(ratio, verdict);
+        });
     }
     worst
 }
