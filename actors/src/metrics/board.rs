@@ -2,7 +2,6 @@
 //! are nearly all lines of `/metrics`, and the stream moves on between every few of them.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fmt::{Display, Write as _};
 use std::sync::{Arc, Mutex};
 
@@ -69,9 +68,9 @@ pub struct Latest {
 
 /// What became of a message that named its sensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Became {
-    /// Stored, as the next one.
-    Stored,
+pub enum Became<T> {
+    /// Stored, as the next one: what can be shown of it.
+    Stored(T),
     /// Stored, but older than the newest.
     Late,
     /// It had been stored before.
@@ -89,11 +88,25 @@ struct Tally {
     quarantined: u64,
 }
 
+impl Tally {
+    fn add<T>(&mut self, became: &Became<T>) {
+        self.received += 1;
+        match became {
+            Became::Stored(_) => {}
+            Became::Late => self.late += 1,
+            Became::Duplicate => self.duplicate += 1,
+            Became::Quarantined => self.quarantined += 1,
+        }
+    }
+}
+
 /// What is known of one sensor.
 #[derive(Debug, Clone)]
 struct Known {
     sensor: SensorId,
-    latest: Latest,
+    /// `None` of one that has only sent what was known already, or came too late.
+    latest: Option<Latest>,
+    tally: Tally,
     /// Readings that never came, since the start.
     missing: u64,
     /// When rules fired last, of those that have.
@@ -121,12 +134,25 @@ pub struct Board {
 struct Inner {
     known: Vec<Known>,
     places: HashMap<SensorId, usize, Xxh3DefaultBuilder>,
-    /// Of as many sensors, which need not be the same: one that has only sent what is known already
-    /// has shown nothing.
-    tallies: HashMap<SensorId, Tally, Xxh3DefaultBuilder>,
     /// Readings of sensors beyond the cap.
     overflow: u64,
     now_ms: i64,
+}
+
+impl Inner {
+    /// Gives a place to a sensor that has none yet.
+    fn add(&mut self, sensor: SensorId) -> usize {
+        let place = self.known.len();
+        self.places.insert(sensor, place);
+        self.known.push(Known {
+            sensor,
+            latest: None,
+            tally: Tally::default(),
+            missing: 0,
+            fired: SmallVec::new(),
+        });
+        place
+    }
 }
 
 impl std::fmt::Debug for Board {
@@ -152,59 +178,36 @@ impl Board {
         }
     }
 
-    /// Readings that have just become durable, in order. One lock per batch.
-    pub fn update(&self, now_ms: i64, readings: impl IntoIterator<Item = (SensorId, Latest)>) {
+    /// Messages that have just been answered, in order. `latest` is asked only of sensors with a place. One
+    /// lock per batch. Whoever makes ids up gets no series: what is kept aside counts only for
+    /// sensors that have sent something better.
+    pub fn update<T>(
+        &self,
+        now_ms: i64,
+        messages: impl IntoIterator<Item = (SensorId, Became<T>)>,
+        latest: impl Fn(T) -> Latest,
+    ) {
         let mut inner = lock(&self.inner);
         // A clock that is set back is believed, too: nobody would be fresh otherwise.
         inner.now_ms = now_ms;
-        for (sensor, latest) in readings {
-            if let Some(place) = inner.places.get(&sensor).copied() {
-                let known = &mut inner.known[place];
-                known.missing = known.missing.saturating_add(latest.skipped);
-                known.latest = latest;
-            } else if inner.known.len() < self.config.max_sensors {
-                let place = inner.known.len();
-                inner.places.insert(sensor, place);
-                inner.known.push(Known {
-                    sensor,
-                    missing: latest.skipped,
-                    latest,
-                    fired: SmallVec::new(),
-                });
-            } else {
-                inner.overflow += 1;
-            }
-        }
-    }
-
-    /// What became of messages that have just been answered. One lock per batch. Whoever makes ids up
-    /// gets no series: what is kept aside counts only for sensors that have sent something better.
-    pub fn count(&self, messages: impl IntoIterator<Item = (SensorId, Became)>) {
-        let mut inner = lock(&self.inner);
         for (sensor, became) in messages {
-            let is_full = inner.tallies.len() >= self.config.max_sensors;
-            let tally = match inner.tallies.entry(sensor) {
-                Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(_) if is_full || became == Became::Quarantined => continue,
-                Entry::Vacant(place) => place.insert(Tally::default()),
+            let place = match inner.places.get(&sensor) {
+                Some(place) => *place,
+                None if inner.known.len() >= self.config.max_sensors => {
+                    inner.overflow += u64::from(matches!(became, Became::Stored(_)));
+                    continue;
+                }
+                None if matches!(became, Became::Quarantined) => continue,
+                None => inner.add(sensor),
             };
-            tally.received += 1;
-            match became {
-                Became::Stored => {}
-                Became::Late => tally.late += 1,
-                Became::Duplicate => tally.duplicate += 1,
-                Became::Quarantined => tally.quarantined += 1,
+            let known = &mut inner.known[place];
+            known.tally.add(&became);
+            if let Became::Stored(message) = became {
+                let latest = latest(message);
+                known.missing = known.missing.saturating_add(latest.skipped);
+                known.latest = Some(latest);
             }
         }
-    }
-
-    /// All tallies, by sensor. They are copied at once: a thousand of them take some microseconds.
-    fn tallies(&self) -> Vec<(SensorId, Tally)> {
-        let inner = lock(&self.inner);
-        let mut all: Vec<_> = inner.tallies.iter().map(|(id, one)| (*id, *one)).collect();
-        drop(inner);
-        all.sort_unstable_by_key(|(sensor, _)| *sensor);
-        all
     }
 
     /// Sensors that it holds at most.
@@ -231,7 +234,9 @@ impl Board {
                 seen.next = place + 1;
                 looked_at += 1;
                 let Known { sensor, latest, .. } = &inner.known[place];
-                if seen.received_ms[place] != latest.received_ms {
+                if let Some(latest) = latest
+                    && seen.received_ms[place] != latest.received_ms
+                {
                     seen.received_ms[place] = latest.received_ms;
                     news.push((*sensor, latest.clone()));
                 }
@@ -278,13 +283,16 @@ impl Board {
     /// Adds all series, in Prometheus' text format.
     pub(super) fn write(&self, out: &mut String) {
         let (all, overflow, now_ms) = self.copy();
-        let is_fresh = |known: &&Known| {
-            let latest = &known.latest;
+        let shown = all
+            .iter()
+            .filter_map(|known| Some((known, known.latest.as_ref()?)));
+        let shown: Vec<(&Known, &Latest)> = shown.collect();
+        let is_fresh = |(_, latest): &(&Known, &Latest)| {
             latest.expected_ms.is_none_or(|interval| {
                 now_ms - latest.received_ms <= interval * self.config.stale_intervals
             })
         };
-        let fresh: Vec<&Known> = all.iter().filter(is_fresh).collect();
+        let fresh: Vec<(&Known, &Latest)> = shown.iter().copied().filter(is_fresh).collect();
         out.reserve(all.len() * 900);
 
         let mut scores = Family::begin(
@@ -292,16 +300,16 @@ impl Board {
             "vigie_sensor_anomaly_score",
             "Score of the newest reading: 0.5 is the line.",
         );
-        for known in &fresh {
-            scores.sample(known, None, known.latest.score);
+        for (known, latest) in &fresh {
+            scores.sample(known, None, latest.score);
         }
         let mut forest = Family::begin(
             out,
             "vigie_sensor_forest_score",
             "Score of the newest reading by the isolation forest alone: 0.5 is the line.",
         );
-        for known in &fresh {
-            if let Some(score) = known.latest.forest {
+        for (known, latest) in &fresh {
+            if let Some(score) = latest.forest {
                 forest.sample(known, None, score);
             }
         }
@@ -310,8 +318,8 @@ impl Board {
             "vigie_sensor_zscore",
             "Distance of the newest value from its rolling baseline, in standard deviations.",
         );
-        for known in &fresh {
-            for shown in &known.latest.values {
+        for (known, latest) in &fresh {
+            for shown in &latest.values {
                 if let Some(names) = self.names(shown.quantity) {
                     zscores.sample(known, Some(("quantity", &names.quantity)), shown.z);
                 }
@@ -322,16 +330,16 @@ impl Board {
             "vigie_sensor_last_seen_timestamp_seconds",
             "When the sensor was last heard.",
         );
-        for known in &all {
-            seen.sample(known, None, seconds(known.latest.received_ms));
+        for (known, latest) in &shown {
+            seen.sample(known, None, seconds(latest.received_ms));
         }
         let mut expected = Family::begin(
             out,
             "vigie_sensor_expected_interval_seconds",
             "Announced or learned time between readings.",
         );
-        for known in &all {
-            if let Some(interval) = known.latest.expected_ms {
+        for (known, latest) in &shown {
+            if let Some(interval) = latest.expected_ms {
                 expected.sample(known, None, seconds(interval));
             }
         }
@@ -362,7 +370,7 @@ impl Board {
         for known in &all {
             missing.sample(known, None, known.missing);
         }
-        self.write_tallies(out);
+        write_tallies(out, &all);
         for (id, names) in self.quantities.iter() {
             names.write(out, &fresh, *id);
         }
@@ -371,43 +379,42 @@ impl Board {
         Family::counter(out, name, help).single(overflow);
     }
 
-    /// What became of each sensor's messages.
-    fn write_tallies(&self, out: &mut String) {
-        type Part = (&'static str, &'static str, fn(&Tally) -> u64);
-        let all = self.tallies();
-        let parts: [Part; 4] = [
-            (
-                "vigie_sensor_received_messages_total",
-                "Messages of the sensor that were answered, since the engine's start.",
-                |tally| tally.received,
-            ),
-            (
-                "vigie_sensor_late_readings_total",
-                "Of these, readings stored although a newer one was there.",
-                |tally| tally.late,
-            ),
-            (
-                "vigie_sensor_duplicate_readings_total",
-                "Of these, readings that had been stored before.",
-                |tally| tally.duplicate,
-            ),
-            (
-                "vigie_sensor_quarantined_messages_total",
-                "Of these, messages kept aside.",
-                |tally| tally.quarantined,
-            ),
-        ];
-        for (name, help, part) in parts {
-            let mut family = Family::counter(out, name, help);
-            for (sensor, tally) in &all {
-                family.of(sensor, None, part(tally));
-            }
-        }
-    }
-
     fn names(&self, quantity: QuantityId) -> Option<&Names> {
         let mut all = self.quantities.iter();
         all.find(|(id, _)| *id == quantity).map(|(_, names)| names)
+    }
+}
+
+/// What became of each sensor's messages.
+fn write_tallies(out: &mut String, all: &[Known]) {
+    type Part = (&'static str, &'static str, fn(&Tally) -> u64);
+    let parts: [Part; 4] = [
+        (
+            "vigie_sensor_received_messages_total",
+            "Messages of the sensor that were answered, since the engine's start.",
+            |tally| tally.received,
+        ),
+        (
+            "vigie_sensor_late_readings_total",
+            "Of these, readings stored although a newer one was there.",
+            |tally| tally.late,
+        ),
+        (
+            "vigie_sensor_duplicate_readings_total",
+            "Of these, readings that had been stored before.",
+            |tally| tally.duplicate,
+        ),
+        (
+            "vigie_sensor_quarantined_messages_total",
+            "Of these, messages kept aside.",
+            |tally| tally.quarantined,
+        ),
+    ];
+    for (name, help, part) in parts {
+        let mut family = Family::counter(out, name, help);
+        for known in all {
+            family.sample(known, None, part(&known.tally));
+        }
     }
 }
 
@@ -459,20 +466,20 @@ impl Names {
     }
 
     /// Values of the quantity `id`, and where they should be.
-    fn write(&self, out: &mut String, fresh: &[&Known], id: QuantityId) {
-        let shown = |known: &Known| {
-            let mut values = known.latest.values.iter();
+    fn write(&self, out: &mut String, fresh: &[(&Known, &Latest)], id: QuantityId) {
+        let shown = |latest: &Latest| {
+            let mut values = latest.values.iter();
             values.find(|shown| shown.quantity == id).copied()
         };
         let mut values = Family::begin(out, &self.value, &self.value_help);
-        for known in fresh {
-            if let Some(shown) = shown(known) {
+        for (known, latest) in fresh {
+            if let Some(shown) = shown(latest) {
                 values.sample(known, None, shown.value * self.factor);
             }
         }
         let mut bands = Family::begin(out, &self.band, &self.band_help);
-        for known in fresh {
-            if let Some(band) = shown(known).and_then(|shown| shown.band) {
+        for (known, latest) in fresh {
+            if let Some(band) = shown(latest).and_then(|shown| shown.band) {
                 for (bound, value) in [("low", band.low), ("high", band.high)] {
                     let value = f64::from(value) * self.factor;
                     // Seven digits are what the band has.
@@ -536,10 +543,6 @@ impl<'a> Family<'a> {
     /// Nothing here needs an escape: ids of sensors and names of rules and quantities have none of
     /// the characters, and names of groups were checked.
     fn sample(&mut self, known: &Known, other: Option<(&str, &str)>, value: impl Display) {
-        self.of(&known.sensor, other, value);
-    }
-
-    fn of(&mut self, sensor: &SensorId, other: Option<(&str, &str)>, value: impl Display) {
         self.head();
         self.out.push('{');
         // Labels in alphabetical order, as everywhere else; none comes behind `sensor`.
@@ -547,7 +550,7 @@ impl<'a> Family<'a> {
             self.label(label, text);
             self.out.push(',');
         }
-        self.label("sensor", sensor.as_str());
+        self.label("sensor", known.sensor.as_str());
         self.out.push('}');
         let _infallible = writeln!(self.out, " {value}");
     }
@@ -595,6 +598,12 @@ mod tests {
         }
     }
 
+    fn show(board: &Board, now_ms: i64, readings: impl IntoIterator<Item = (SensorId, Latest)>) {
+        let readings = readings.into_iter();
+        let entered = readings.map(|(sensor, latest)| (sensor, Became::Stored(latest)));
+        board.update(now_ms, entered, |latest| latest);
+    }
+
     fn text(board: &Board) -> String {
         let mut text = String::new();
         board.write(&mut text);
@@ -605,7 +614,11 @@ mod tests {
     fn shows_values_and_bands_in_base_units() {
         let board = Board::new(&Catalogue::default(), BoardConfig::default());
         let sensor: SensorId = "C:1".try_into().unwrap();
-        board.update(5_000, [(sensor, latest(4_500)), (sensor, latest(5_000))]);
+        show(
+            &board,
+            5_000,
+            [(sensor, latest(4_500)), (sensor, latest(5_000))],
+        );
         board.fired(&[(sensor, Rule::Stuck, 4_000), (sensor, Rule::Stuck, 3_000)]);
         let text = text(&board);
         for line in [
@@ -636,9 +649,9 @@ mod tests {
         };
         let board = Board::new(&Catalogue::default(), config);
         let [first, second] = ["A", "B"].map(|id| id.try_into().unwrap());
-        board.update(0, [(first, latest(0)), (second, latest(0))]);
+        show(&board, 0, [(first, latest(0)), (second, latest(0))]);
         board.fired(&[(second, Rule::Z, 0)]);
-        board.update(100_001, []);
+        show(&board, 100_001, []);
         let text = text(&board);
         assert!(
             !text.contains("celsius") && !text.contains("\"B\""),
@@ -656,16 +669,17 @@ mod tests {
         };
         let board = Board::new(&Catalogue::default(), config);
         let [first, second, third] = ["A", "B", "C"].map(|id| id.try_into().unwrap());
-        board.count([
+        let count = |messages: &[_]| board.update(0, messages.iter().copied(), |()| latest(0));
+        count(&[
             (second, Became::Quarantined),
-            (first, Became::Stored),
+            (first, Became::Stored(())),
             (first, Became::Late),
             (first, Became::Quarantined),
         ]);
-        board.count([
+        count(&[
             (second, Became::Duplicate),
-            (third, Became::Stored),
-            (first, Became::Stored),
+            (third, Became::Stored(())),
+            (first, Became::Stored(())),
         ]);
         let text = text(&board);
         for (what, counts) in [
@@ -686,12 +700,12 @@ mod tests {
     fn values_stay_when_the_clock_is_set_back() {
         let board = Board::new(&Catalogue::default(), BoardConfig::default());
         let sensor: SensorId = "A".try_into().unwrap();
-        board.update(1_000_000, [(sensor, latest(1_000_000))]);
+        show(&board, 1_000_000, [(sensor, latest(1_000_000))]);
         let lost = Latest {
             skipped: u64::MAX,
             ..latest(0)
         };
-        board.update(0, [(sensor, lost)]);
+        show(&board, 0, [(sensor, lost)]);
         let text = text(&board);
         assert!(text.contains("vigie_sensor_temperature_celsius"), "{text}");
         let most = format!("missing_readings_total{{sensor=\"A\"}} {}", u64::MAX);
@@ -713,7 +727,7 @@ mod tests {
         // All of them have sent again each time.
         let mut told = Vec::new();
         for round in 0..3 {
-            board.update(round, ids.iter().map(|id| (*id, latest(round))));
+            show(&board, round, ids.iter().map(|id| (*id, latest(round))));
             let news = board.news(&mut seen, LOOKED_AT);
             assert!(news.iter().all(|(_, latest)| latest.received_ms == round));
             told.extend(news.into_iter().map(|(sensor, _)| sensor));
@@ -724,7 +738,7 @@ mod tests {
         let rest = board.news(&mut seen, usize::MAX);
         assert_eq!(rest.len(), LOOKED_AT + 1);
         assert!(board.news(&mut seen, usize::MAX).is_empty());
-        board.update(9, [(ids[7], latest(9))]);
+        show(&board, 9, [(ids[7], latest(9))]);
         let news = board.news(&mut seen, usize::MAX);
         let news: Vec<SensorId> = news.into_iter().map(|(sensor, _)| sensor).collect();
         assert_eq!(news, [ids[7]]);
@@ -736,7 +750,7 @@ mod tests {
         let board = Board::new(&Catalogue::default(), BoardConfig::default());
         let ids = (0..200_u32).rev().map(|n| format!("S{n:03}"));
         for id in ids {
-            board.update(0, [(id.as_str().try_into().unwrap(), latest(0))]);
+            show(&board, 0, [(id.as_str().try_into().unwrap(), latest(0))]);
         }
         let text = text(&board);
         let lines = text

@@ -12,8 +12,8 @@ use crate::clock::Clock;
 use crate::failpoint;
 use crate::message::Carrier;
 use crate::metrics::{Became, Latest, Metrics, Shown};
-use crate::reading::{Arrival, Outcome};
-use crate::score::scorer::{Kind, Scored};
+use crate::reading::{Arrival, Outcome, Reading};
+use crate::score::scorer::{Kind, Scored, ScoredReading};
 use crate::supervise::{Failure, Health, Stage, chain};
 
 /// The Committer and whom it tells.
@@ -55,33 +55,7 @@ impl Storing {
 
     fn publish(&self, scored: &Scored, outcomes: &[Outcome]) {
         self.ages(scored);
-        let arrivals = &scored.batch.arrivals;
-        let latest = scored.readings.iter().filter_map(|row| {
-            let Some(Arrival::Reading(reading)) = arrivals.get(row.index as usize) else {
-                return None;
-            };
-            (row.kind == Kind::Entered).then(|| {
-                let values = reading.values.iter().zip(&row.z).zip(&row.bands);
-                let latest = Latest {
-                    received_ms: reading.received_ms,
-                    expected_ms: row.expected_ms,
-                    score: row.score,
-                    forest: (row.generation > 0).then_some(row.forest),
-                    values: values
-                        .map(|(((quantity, value), z), band)| Shown {
-                            quantity: *quantity,
-                            value: *value,
-                            z: *z,
-                            band: *band,
-                        })
-                        .collect(),
-                    skipped: row.skipped,
-                };
-                (reading.sensor, latest)
-            })
-        });
-        self.metrics.board.update(scored.batch.now_ms, latest);
-        self.count(scored, outcomes);
+        self.show(scored, outcomes);
         self.fired(scored);
         for deed in &scored.changes.deeds {
             self.metrics.answered(*deed);
@@ -91,27 +65,31 @@ impl Storing {
 }
 
 impl Storing {
-    /// What became of each sensor's messages.
-    fn count(&self, scored: &Scored, outcomes: &[Outcome]) {
+    /// What became of each sensor's messages, and what the newest reading shows.
+    fn show(&self, scored: &Scored, outcomes: &[Outcome]) {
         let mut rows = scored.readings.iter().peekable();
         let answered = (0_u32..).zip(scored.batch.arrivals.iter().zip(outcomes));
-        let became = answered.filter_map(|(index, (arrival, outcome))| {
-            let (sensor, is_late) = match arrival {
+        let messages = answered.filter_map(|(index, (arrival, outcome))| {
+            Some(match arrival {
                 Arrival::Reading(reading) => {
                     let row = rows.next_if(|row| row.index == index)?;
-                    (reading.sensor, row.kind == Kind::Late)
+                    let became = match outcome {
+                        Outcome::Stored if row.kind == Kind::Late => Became::Late,
+                        Outcome::Stored => Became::Stored((reading, row)),
+                        Outcome::Duplicate => Became::Duplicate,
+                        Outcome::Quarantined(_) => Became::Quarantined,
+                    };
+                    (reading.sensor, became)
                 }
-                Arrival::Quarantine(message) => (topic::parse(&message.topic)?.0, false),
-            };
-            let became = match outcome {
-                Outcome::Stored if is_late => Became::Late,
-                Outcome::Stored => Became::Stored,
-                Outcome::Duplicate => Became::Duplicate,
-                Outcome::Quarantined(_) => Became::Quarantined,
-            };
-            Some((sensor, became))
+                Arrival::Quarantine(message) => {
+                    (topic::parse(&message.topic)?.0, Became::Quarantined)
+                }
+            })
         });
-        self.metrics.board.count(became);
+        let board = &self.metrics.board;
+        board.update(scored.batch.now_ms, messages, |(reading, row)| {
+            latest(reading, row)
+        });
     }
 
     /// How old the readings are by now.
@@ -158,6 +136,26 @@ impl Storing {
             fired.push((sensor, verdict.rule, at_ms));
         }
         self.metrics.board.fired(&fired);
+    }
+}
+
+/// What a reading that entered shows.
+fn latest(reading: &Reading, row: &ScoredReading) -> Latest {
+    let values = reading.values.iter().zip(&row.z).zip(&row.bands);
+    Latest {
+        received_ms: reading.received_ms,
+        expected_ms: row.expected_ms,
+        score: row.score,
+        forest: (row.generation > 0).then_some(row.forest),
+        values: values
+            .map(|(((quantity, value), z), band)| Shown {
+                quantity: *quantity,
+                value: *value,
+                z: *z,
+                band: *band,
+            })
+            .collect(),
+        skipped: row.skipped,
     }
 }
 

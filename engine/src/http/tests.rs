@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use vigie_actors::clock::ManualClock;
-use vigie_actors::metrics::BoardConfig;
+use vigie_actors::metrics::{Became, Board, BoardConfig, Latest, Shown};
 use vigie_actors::reading::{Identity, Reading};
 use vigie_actors::score::incident::{Incident, Kind};
 use vigie_actors::score::rules::{Rule, Severity, Verdict};
@@ -170,6 +170,13 @@ struct Fixture {
     _dir: TempDir,
 }
 
+/// Readings that the dashboard gets to know.
+fn show(board: &Board, readings: impl IntoIterator<Item = (SensorId, Latest)>) {
+    let readings = readings.into_iter();
+    let stored = readings.map(|(sensor, latest)| (sensor, Became::Stored(latest)));
+    board.update(T0, stored, |latest| latest);
+}
+
 async fn serve(token: Option<&str>, limits: Limits) -> Fixture {
     serve_with(token, limits, None).await
 }
@@ -185,12 +192,12 @@ async fn serve_with(
     let catalogue = Arc::new(Catalogue::default());
     let registry = Registry::new();
     let metrics = Metrics::new(&registry, &catalogue, BoardConfig::default()).unwrap();
-    let latest = vigie_actors::metrics::Latest {
+    let latest = Latest {
         received_ms: T0,
         expected_ms: Some(10_000),
         score: 0.2,
         forest: None,
-        values: [vigie_actors::metrics::Shown {
+        values: [Shown {
             quantity: TEMPERATURE,
             value: 21.4,
             z: 0.12,
@@ -200,7 +207,7 @@ async fn serve_with(
         .collect(),
         skipped: 0,
     };
-    metrics.board.update(T0, [(id("C001"), latest)]);
+    show(&metrics.board, [(id("C001"), latest)]);
     let clock = ManualClock::at(T0);
     let health = Arc::new(Health::default());
     let (draining, is_draining) = watch::channel(false);
@@ -869,13 +876,13 @@ async fn watch_events(server: &Fixture) -> TcpStream {
     stream
 }
 
-fn newest(at_ms: i64) -> vigie_actors::metrics::Latest {
-    vigie_actors::metrics::Latest {
+fn newest(at_ms: i64) -> Latest {
+    Latest {
         received_ms: at_ms,
         expected_ms: Some(10_000),
         score: 0.7,
         forest: None,
-        values: [vigie_actors::metrics::Shown {
+        values: [Shown {
             quantity: TEMPERATURE,
             value: 31.5,
             z: 9.0,
@@ -905,10 +912,7 @@ async fn events_tell_what_changes() {
         all.contains("event: incidents") && all.contains(STEP),
         "{all}"
     );
-    server
-        .metrics
-        .board
-        .update(T0, [(id("C001"), newest(T0 + 77))]);
+    show(&server.metrics.board, [(id("C001"), newest(T0 + 77))]);
     let end = r#""z":{"temperature":9.0}}]}"#;
     let news = read_until(&mut stream, end).await;
     let mut data = news.lines().filter_map(|line| line.strip_prefix("data: "));
@@ -973,7 +977,7 @@ async fn a_watcher_that_reads_nothing_is_dropped() {
     let until_let_go = async {
         for round in 0.. {
             let news = (0..1000).map(|n| (id(&format!("S{n}")), newest(T0 + round)));
-            server.metrics.board.update(T0, news);
+            show(&server.metrics.board, news);
             tokio::time::sleep(events::EVERY / 2).await;
             match server.get("/api/v1/health").await.json()["watchers"].as_u64() {
                 Some(1) => watched = true,
