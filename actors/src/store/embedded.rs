@@ -7,6 +7,8 @@
 mod buffers;
 mod files;
 mod keeping;
+#[cfg(test)]
+mod tests;
 
 use std::fs::{File, TryLockError};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,7 +16,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fjall::compaction::Leveled;
-use fjall::config::{CompressionPolicy, FilterPolicy};
+use fjall::config::{CompressionPolicy, FilterPolicy, PartitioningPolicy};
 use fjall::{
     CompressionType, Database, Keyspace, KeyspaceCreateOptions, LsmError, OwnedWriteBatch,
     PersistMode,
@@ -247,7 +249,10 @@ impl Embedded {
                 .data_block_compression_policy(CompressionPolicy::new([
                     CompressionType::None,
                     CompressionType::Lz4,
-                ]));
+                ]))
+                // The index of a large table takes 1.5 MB: in one piece it would be held, or be read
+                // anew for each look into the table. (Stores keep what they were made with.)
+                .index_block_partitioning_policy(PartitioningPolicy::new([false, true]));
             let options = match name {
                 // Every flush touches every sensor, so merging early writes everything again and
                 // again. Readings are read by range; a filter would help only the rare look-up of
