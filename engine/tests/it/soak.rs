@@ -114,8 +114,8 @@ fn a_long_day_leaves_memory_threads_and_handles_as_they_were() {
     let rate = setting("VIGIE_SOAK_RATE", 5_000);
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("vigie.toml");
-    // The disk is bounded, so that in a long day old readings go from the first third on.
-    fs::write(&config, "[store]\nmax_mib = 1024\n").unwrap();
+    // The disk is bounded, so that in a long day old readings go long before the first third is over.
+    fs::write(&config, "[store]\nmax_mib = 512\n").unwrap();
     let config = config.to_str().unwrap();
     let mut engine = Engine::run_with(dir.path(), &["--mqtt", "127.0.0.1:0", "--config", config]);
     let is_long = readings >= LONG;
