@@ -72,7 +72,7 @@ impl Config {
                 format!("use {SHORTEST} or more"),
             ));
         }
-        // The journal alone takes 64 MiB from the first reading on, and twice that at times.
+        // The journal alone takes 64 MiB from the first reading on, and over twice that in a flood.
         in_range("max_mib", self.max_mib, 256, 1 << 30)?;
         in_range("min_free_mib", self.min_free_mib, 16, 1 << 20)
     }

@@ -38,10 +38,6 @@ fn reading(sensor: SensorId, order_ms: i64) -> (Reading, Row) {
     (row.reading(sensor, order_ms, identity), row)
 }
 
-fn times(items: &[StoredReading]) -> Vec<i64> {
-    items.iter().map(|stored| stored.order_ms).collect()
-}
-
 /// All of a span, page by page.
 fn paged(store: &Embedded, sensor: &SensorId, span: (i64, i64), limit: usize) -> Vec<i64> {
     let mut found = Vec::new();
@@ -50,7 +46,7 @@ fn paged(store: &Embedded, sensor: &SensorId, span: (i64, i64), limit: usize) ->
         let page = store
             .readings(sensor, span, after.as_deref(), limit)
             .unwrap();
-        found.extend(times(&page.items));
+        found.extend(page.items.iter().map(|stored| stored.order_ms));
         after = page.next;
         if after.is_none() {
             return found;
