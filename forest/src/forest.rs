@@ -3,6 +3,7 @@
 use crate::error::IsolationForestError;
 use crate::math::{average_path_length, height_limit, to_f32};
 use crate::params::IsolationForestParams;
+use crate::table::Table;
 use crate::tree::Node;
 
 /// A trained isolation forest.
@@ -12,9 +13,11 @@ use crate::tree::Node;
 /// ([`anomaly_scores`](Self::anomaly_scores), linfa's `Predict`); explains a score
 /// ([`contributions`](Self::contributions)); is stored with [`to_bytes`](Self::to_bytes).
 /// Equality is equality of everything stored.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct IsolationForest {
     pub(crate) parts: Parts,
+    /// The trees again, for scoring many rows; `None` of large ones.
+    pub(crate) table: Option<Table>,
     /// Height limit of the trees.
     pub(crate) height: u32,
     /// t c(psi), what the sum of the path lengths is divided by; 0 if trees have one row.
@@ -47,6 +50,12 @@ pub(crate) struct Parts {
     pub(crate) nodes: Vec<Node>,
 }
 
+impl PartialEq for IsolationForest {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts == other.parts
+    }
+}
+
 impl IsolationForest {
     /// Default hyperparameters, see [`IsolationForestParams::new`].
     pub fn params() -> IsolationForestParams {
@@ -58,8 +67,10 @@ impl IsolationForest {
         // c(psi) is rounded like the leaves are, so that rows without structure score exactly 0.5.
         let c = to_f32(average_path_length(u64::from(parts.sample_size)));
         let norm = parts.roots.len() as f64 * f64::from(c);
+        let height = height_limit(parts.sample_size);
         Self {
-            height: height_limit(parts.sample_size),
+            table: Table::of(&parts.nodes, &parts.roots, height, parts.medians.len()),
+            height,
             norm,
             parts,
         }

@@ -35,7 +35,8 @@
 //!
 //! Training is O(t ψ log ψ) after one pass over the data, plus O(n t log ψ) to score the *n*
 //! training rows for the threshold and [`TrainingScores`]. Scoring is O(t log ψ) per row and
-//! allocates nothing. Memory is 12 bytes per node and at most t (2ψ − 1) nodes, in one array.
+//! allocates nothing. Memory is 12 bytes per node and at most t (2ψ − 1) nodes, and 3 KB per tree
+//! more if ψ is at most 256 and rows have at most 32 features.
 //!
 //! # Determinism
 //!
@@ -84,6 +85,7 @@ mod math;
 mod params;
 mod rng;
 mod score;
+mod table;
 mod tree;
 
 pub use bytes::FORMAT_VERSION;

@@ -24,8 +24,7 @@ pub enum ForestPer {
     /// All sensors with the same quantities: soon grown, and small for any number of sensors.
     #[default]
     Group,
-    /// Each sensor has its own: for few sensors that are unlike each other. About half a megabyte
-    /// for each.
+    /// Each sensor has its own: for few sensors that are unlike each other. About 0.6 MB for each.
     Sensor,
 }
 
