@@ -38,7 +38,7 @@ pub type Answer = Result<Vec<Outcome>, Refusal>;
 /// Arrivals on their way through the stages, shared by all that look at them.
 pub struct Batch {
     /// In order of receipt; shared with Ingest, which keeps them for a second try.
-    pub arrivals: Arc<[Arrival]>,
+    pub arrivals: Arc<Vec<Arrival>>,
     /// The stream's time when the batch was sent: drives silence, reminders and flushes. A batch
     /// without arrivals is a tick.
     pub now_ms: i64,
@@ -61,7 +61,7 @@ impl fmt::Debug for Batch {
 impl Batch {
     /// A batch of the current epoch, and the receiver of its answer.
     pub fn new(
-        arrivals: Arc<[Arrival]>,
+        arrivals: Arc<Vec<Arrival>>,
         now_ms: i64,
         epochs: &Arc<Epochs>,
     ) -> (Arc<Self>, oneshot::Receiver<Answer>) {
@@ -199,8 +199,8 @@ mod tests {
     #[test]
     fn a_dropped_batch_is_a_refusal_and_begins_an_epoch() {
         let epochs = Arc::new(Epochs::default());
-        let (batch, mut answer) = Batch::new(Arc::from([]), 0, &epochs);
-        let (behind, mut behind_answer) = Batch::new(Arc::from([]), 0, &epochs);
+        let (batch, mut answer) = Batch::new(Arc::default(), 0, &epochs);
+        let (behind, mut behind_answer) = Batch::new(Arc::default(), 0, &epochs);
         assert!(behind.is_current());
         drop(batch);
         assert!(matches!(answer.try_recv(), Ok(Err(Refusal::Failed(_)))));

@@ -25,7 +25,7 @@ const TRIES: u8 = 3;
 /// Arrivals that go together.
 #[derive(Debug)]
 struct Piece {
-    arrivals: Arc<[Arrival]>,
+    arrivals: Arc<Vec<Arrival>>,
     tries: u8,
 }
 
@@ -43,7 +43,7 @@ pub struct Dispatch {
     /// Its number, to be given back with the answer.
     pub serial: u64,
     /// Its contents.
-    pub arrivals: Arc<[Arrival]>,
+    pub arrivals: Arc<Vec<Arrival>>,
 }
 
 /// What an answer means to the caller.
@@ -131,20 +131,21 @@ impl Batcher {
             total += size;
             deliveries.extend(self.queue.pop_front());
         }
-        let mut arrivals = Vec::with_capacity(total);
-        for delivery in &mut deliveries {
-            arrivals.append(&mut delivery.arrivals);
-        }
+        let mut brought = deliveries.iter_mut().map(|delivery| &mut delivery.arrivals);
+        // Mostly there is nothing more.
+        let mut arrivals = brought.next().map(std::mem::take).unwrap_or_default();
+        arrivals.reserve_exact(total - arrivals.len());
+        brought.for_each(|more| arrivals.append(more));
         Some(self.begin(deliveries, arrivals.into()))
     }
 
     /// An empty batch, to let time pass through the stages; only when nothing else does.
     pub fn tick(&mut self) -> Option<Dispatch> {
         self.is_idle()
-            .then(|| self.begin(Vec::new(), Arc::from([])))
+            .then(|| self.begin(Vec::new(), Arc::default()))
     }
 
-    fn begin(&mut self, deliveries: Vec<Delivery>, arrivals: Arc<[Arrival]>) -> Dispatch {
+    fn begin(&mut self, deliveries: Vec<Delivery>, arrivals: Arc<Vec<Arrival>>) -> Dispatch {
         let order = self.next_order;
         self.next_order += 1;
         let pieces = VecDeque::from([Piece { arrivals, tries: 0 }]);
@@ -161,7 +162,7 @@ impl Batcher {
         let arrivals = load
             .pieces
             .front()
-            .map_or_else(|| Arc::from([]), |piece| Arc::clone(&piece.arrivals));
+            .map_or_else(Arc::default, |piece| Arc::clone(&piece.arrivals));
         self.under_way.push((serial, load));
         Dispatch { serial, arrivals }
     }
@@ -216,7 +217,7 @@ impl Batcher {
 
 /// Halves of a refused piece, in order; a single one is tried again, then quarantined.
 fn divide(piece: Piece, stage: &'static str) -> Vec<Piece> {
-    if let [arrival] = &*piece.arrivals {
+    if let [arrival] = piece.arrivals.as_slice() {
         let tries = piece.tries + 1;
         return match arrival {
             Arrival::Reading(reading) if tries >= TRIES => {
@@ -228,7 +229,7 @@ fn divide(piece: Piece, stage: &'static str) -> Vec<Piece> {
                     reading.received_ms,
                 );
                 vec![Piece {
-                    arrivals: Arc::from([Arrival::Quarantine(message)]),
+                    arrivals: Arc::new(vec![Arrival::Quarantine(message)]),
                     tries: 0,
                 }]
             }
@@ -241,11 +242,11 @@ fn divide(piece: Piece, stage: &'static str) -> Vec<Piece> {
     let (left, right) = piece.arrivals.split_at(piece.arrivals.len() / 2);
     vec![
         Piece {
-            arrivals: Arc::from(left),
+            arrivals: Arc::new(left.to_vec()),
             tries: 0,
         },
         Piece {
-            arrivals: Arc::from(right),
+            arrivals: Arc::new(right.to_vec()),
             tries: 0,
         },
     ]

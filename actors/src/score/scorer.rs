@@ -216,6 +216,8 @@ pub struct Scorer<M> {
     line: SilenceLine,
     groups: Vec<(Group, Rows)>,
     by_key: HashMap<GroupKey, usize, Xxh3DefaultBuilder>,
+    /// Group of the last reading, and mostly of the next one.
+    latest: usize,
     incidents: Incidents,
     peers: Peers,
     /// How states are made of readings.
@@ -261,6 +263,7 @@ impl<M: IncidentMemory> Scorer<M> {
             line,
             groups: Vec::new(),
             by_key: HashMap::default(),
+            latest: 0,
             incidents,
             peers,
             stats,
@@ -353,14 +356,14 @@ impl<M: IncidentMemory> Scorer<M> {
         }
 
         let arrivals = Arc::clone(&scored.batch.arrivals);
-        for (index, finding) in found {
-            let Some(Arrival::Reading(reading)) = arrivals.get(index as usize) else {
+        for (index, finding) in &found {
+            let Some(Arrival::Reading(reading)) = arrivals.get(*index as usize) else {
                 continue;
             };
             let at = scored.readings.len();
             scored
                 .readings
-                .push(self.rules(at, index, reading, finding));
+                .push(self.rules(at, *index, reading, finding));
         }
         self.forests(&mut scored.readings);
         self.episodes(&arrivals, &mut scored);
@@ -482,13 +485,14 @@ impl<M: IncidentMemory> Scorer<M> {
         at: usize,
         index: u32,
         reading: &Reading,
-        finding: Finding,
+        finding: &Finding,
     ) -> ScoredReading {
+        let nothing = Observed::default();
         let (kind, observed) = match finding {
             Finding::Entered(observed) => (Kind::Entered, observed),
             Finding::Late(observed) => (Kind::Late, observed),
-            Finding::Duplicate => (Kind::Duplicate, Observed::default()),
-            Finding::TooManySensors => (Kind::TooManySensors, Observed::default()),
+            Finding::Duplicate => (Kind::Duplicate, &nothing),
+            Finding::TooManySensors => (Kind::TooManySensors, &nothing),
         };
         let mut fired = Vec::new();
         let mut worst = 0.0_f64;
@@ -527,7 +531,7 @@ impl<M: IncidentMemory> Scorer<M> {
         self.gather(
             at,
             reading.sensor,
-            &observed,
+            observed,
             kind == Kind::Entered && fired.is_empty(),
         );
         #[allow(clippy::cast_possible_truncation, reason = "shown and compared as f32")]
@@ -539,7 +543,7 @@ impl<M: IncidentMemory> Scorer<M> {
             entered: observed.entered,
             z,
             bands: match kind {
-                Kind::Entered => self.bands(reading.sensor, &observed),
+                Kind::Entered => self.bands(reading.sensor, observed),
                 // Nobody looks at these.
                 Kind::Late | Kind::Duplicate | Kind::TooManySensors => SmallVec::new(),
             },
@@ -568,6 +572,18 @@ impl<M: IncidentMemory> Scorer<M> {
         looks.map(|look| band(look, margin)).collect()
     }
 
+    /// Where the group is; there is one from now on.
+    fn place(&mut self, key: GroupKey) -> usize {
+        if let Some(group) = self.by_key.get(&key) {
+            return *group;
+        }
+        let place = self.groups.len();
+        self.by_key.insert(key.clone(), place);
+        let group = Group::new(key, None, &self.config);
+        self.groups.push((group, Rows::default()));
+        place
+    }
+
     /// Puts the reading's features beside those of its group.
     fn gather(&mut self, at: usize, sensor: SensorId, observed: &Observed, learn: bool) {
         let ready =
@@ -575,19 +591,17 @@ impl<M: IncidentMemory> Scorer<M> {
         if observed.looks.is_empty() || !observed.looks.iter().all(ready) {
             return;
         }
-        let key = GroupKey {
-            quantities: observed.looks.iter().map(|look| look.quantity).collect(),
-            sensor: (self.config.forest_per == ForestPer::Sensor).then_some(sensor),
+        let sensor = (self.config.forest_per == ForestPer::Sensor).then_some(sensor);
+        let quantities = observed.looks.iter().map(|look| look.quantity);
+        let is_key = |key: &GroupKey| {
+            key.sensor == sensor && key.quantities.iter().copied().eq(quantities.clone())
         };
-        let group = if let Some(group) = self.by_key.get(&key) {
-            *group
-        } else {
-            self.by_key.insert(key.clone(), self.groups.len());
-            self.groups
-                .push((Group::new(key, None, &self.config), Rows::default()));
-            self.groups.len() - 1
-        };
-        let rows = &mut self.groups[group].1;
+        let latest = self.groups.get(self.latest);
+        if !latest.is_some_and(|(group, _)| is_key(group.key())) {
+            let quantities = quantities.collect();
+            self.latest = self.place(GroupKey { quantities, sensor });
+        }
+        let rows = &mut self.groups[self.latest].1;
         for look in &observed.looks {
             features(look, &mut rows.features);
         }

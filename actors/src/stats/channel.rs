@@ -286,13 +286,14 @@ impl Channel {
 
     /// See `SensorState::touch`.
     pub fn touch(&self) -> u64 {
+        let soon = self.stale + 1 >= Self::STALE;
         self.last.to_bits()
             ^ self.usual.step.to_bits()
             ^ u64::from(self.run.length)
             ^ self.values.touch()
             ^ self.residuals.touch()
-            ^ self.steps.touch()
-            ^ self.roughs.touch()
+            ^ self.steps.touch(soon)
+            ^ self.roughs.touch(soon)
             ^ self.season.touch()
     }
 

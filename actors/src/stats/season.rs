@@ -141,6 +141,7 @@ const ACCEPT_MS: i64 = 12 * 3_600_000;
 
 impl Season {
     /// Takes in a value of `time_ms`; `floor`: the smallest distance that means anything.
+    #[inline]
     pub fn observe(&mut self, value: f64, time_ms: i64, floor: f64) -> Slow {
         let bin = time_ms.div_euclid(BIN_MS);
         if self.count > 0 && bin > self.bin {
@@ -157,7 +158,7 @@ impl Season {
     /// See `SensorState::touch`.
     pub fn touch(&self) -> u64 {
         let sums = self.sum.to_bits() ^ self.offset.to_bits() ^ self.usual_z.to_bits();
-        sums ^ u64::from(self.count) ^ self.sizes.touch() ^ self.week.touch()
+        sums ^ u64::from(self.count) ^ self.sizes.touch(false) ^ self.week.touch()
     }
 
     /// What the time of day lets expect.
@@ -300,6 +301,7 @@ impl Season {
         ))
     }
 
+    #[cold]
     fn open(&mut self, bin: i64) {
         self.bin = bin;
         self.expected = self.usual(bin);
@@ -310,6 +312,7 @@ impl Season {
     }
 
     /// Learns the open bin.
+    #[cold]
     fn close(&mut self, floor: f64) {
         let mean = self.sum / f64::from(self.count);
         let slow = self.look(floor);

@@ -285,8 +285,7 @@ impl<M: Memory> Share<M> {
             self.fetch(ahead);
             for arrival in ahead {
                 if let Some(reading) = self.own(arrival) {
-                    let finding = self.observe(reading, &mut part.snapshots)?;
-                    part.found.push((index, finding));
+                    self.observe(index, reading, &mut part)?;
                 }
                 index += 1;
             }
@@ -373,14 +372,18 @@ impl<M: Memory> Share<M> {
 
     fn observe(
         &mut self,
+        index: u32,
         reading: &Reading,
-        snapshots: &mut Vec<(SensorId, Vec<u8>)>,
-    ) -> Result<Finding, store::Error> {
+        part: &mut Part,
+    ) -> Result<(), store::Error> {
+        // Findings are large: each is made where it stays.
+        let found = &mut part.found;
         if self.residents.get(&reading.sensor).is_none() && !self.wake(&reading.sensor)? {
-            return Ok(Finding::TooManySensors);
+            found.push((index, Finding::TooManySensors));
+            return Ok(());
         }
         let Some(resident) = self.residents.get_mut(&reading.sensor) else {
-            return Ok(Finding::TooManySensors);
+            return Ok(());
         };
         resident.touched = self.batches;
         let mut standing = resident.state.standing(reading);
@@ -393,29 +396,31 @@ impl<M: Memory> Share<M> {
             }
         }
         match standing {
-            Standing::Duplicate => Ok(Finding::Duplicate),
+            Standing::Duplicate => found.push((index, Finding::Duplicate)),
             Standing::Late => {
                 // Whatever its clock says, the sensor is alive.
                 resident.heard_ms = resident.heard_ms.max(reading.received_ms);
                 resident.silence_told = None;
-                Ok(Finding::Late(resident.state.look_back(
-                    reading,
-                    &self.catalogue,
-                    &self.config,
-                )))
+                let state = &resident.state;
+                let observed = state.look_back(reading, &self.catalogue, &self.config);
+                found.push((index, Finding::Late(observed)));
             }
             Standing::InOrder | Standing::AskStore => {
-                let observed = resident.state.enter(reading, &self.catalogue, &self.config);
+                let state = &mut resident.state;
+                let observed = state.enter(reading, &self.catalogue, &self.config);
+                let (entered, started) = (observed.entered, observed.started);
+                found.push((index, Finding::Entered(observed)));
                 resident.silence_told = None;
                 let every = u64::from(self.config.snapshot_every);
-                let due = (observed.entered + phase(&reading.sensor, every)).is_multiple_of(every);
+                let due = (entered + phase(&reading.sensor, every)).is_multiple_of(every);
                 // Who asks about a device reads the snapshot only.
-                if observed.entered == 1 || observed.started || due {
-                    snapshots.push((reading.sensor, store::encode_state(&resident.state)?));
+                if entered == 1 || started || due {
+                    let snapshot = store::encode_state(state)?;
+                    part.snapshots.push((reading.sensor, snapshot));
                 }
-                Ok(Finding::Entered(observed))
             }
         }
+        Ok(())
     }
 
     /// Brings a sensor's state into memory. False if it is a new one and there is no room.

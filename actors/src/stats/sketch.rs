@@ -45,9 +45,13 @@ impl Sketch {
         self.day = self.day.max(day);
     }
 
-    /// See `SensorState::touch`.
-    pub fn touch(&self) -> u64 {
-        u64::from(self.total.to_bits()) ^ self.waiting.len() as u64
+    /// See `SensorState::touch`. `soon`: the buckets will be needed.
+    pub fn touch(&self, soon: bool) -> u64 {
+        let soon = soon || self.waiting.len() + 1 >= self.waiting.inline_size();
+        // One of each cache line.
+        let weights = self.weights.iter().step_by(16).filter(|_| soon);
+        let weights = weights.fold(0, |sum, weight| sum ^ weight.to_bits());
+        u64::from(self.total.to_bits() ^ weights)
     }
 
     /// Takes in the size of a finite number; with a weight below 1 it counts for less. Eight of

@@ -12,7 +12,7 @@ use super::channel::{Channel, Course, Look, Outlook, Pace};
 use super::device::Device;
 use super::recent::{Recent, Sighting};
 use super::window::Summary;
-use crate::quantity::Catalogue;
+use crate::quantity::{Catalogue, Quantity};
 use crate::reading::Reading;
 
 /// Time between readings, learned as the median of the last 50.
@@ -194,8 +194,29 @@ impl SensorState {
             age_ms: reading.order_ms - self.first_ms,
             others: 0.0,
         };
-        let stirs = self.stirs(reading, catalogue);
-        let mut looks = SmallVec::new();
+        // How far each known quantity goes.
+        let mut stirs: SmallVec<[(QuantityId, f64); 4]> = SmallVec::new();
+        for (id, value) in &reading.values {
+            let is_plausible = |spec: &Quantity| spec.is_plausible(*value);
+            let known = self.channels.iter().find(|(known, _)| known == id);
+            if let Some((_, channel)) =
+                known.filter(|_| catalogue.get(*id).is_some_and(is_plausible))
+            {
+                stirs.push((*id, channel.stir(*value)));
+            }
+        }
+        // Filled where it will be: it is large.
+        let mut observed = Observed {
+            entered: self.entered,
+            looks: SmallVec::new(),
+            gap_ms,
+            heard_before_ms,
+            expected_gap_ms,
+            skipped,
+            started,
+            restarted,
+        };
+        let looks = &mut observed.looks;
         for (id, value) in &reading.values {
             let Some(spec) = catalogue.get(*id) else {
                 continue;
@@ -218,30 +239,7 @@ impl SensorState {
             let pace = Pace { others, ..pace };
             looks.push(channel.observe(*id, *value, pace, spec, config));
         }
-        Observed {
-            entered: self.entered,
-            looks,
-            gap_ms,
-            heard_before_ms,
-            expected_gap_ms,
-            skipped,
-            started,
-            restarted,
-        }
-    }
-
-    /// How far each known quantity goes with `reading`.
-    fn stirs(&self, reading: &Reading, catalogue: &Catalogue) -> SmallVec<[(QuantityId, f64); 4]> {
-        let channel = |id| self.channels.iter().find(|(known, _)| *known == id);
-        let plausible = |(id, value): &&(QuantityId, f64)| {
-            catalogue
-                .get(*id)
-                .is_some_and(|spec| spec.is_plausible(*value))
-        };
-        let known = reading.values.iter().filter(plausible);
-        known
-            .filter_map(|(id, value)| Some((*id, channel(*id)?.1.stir(*value))))
-            .collect()
+        observed
     }
 
     /// Looks at a late reading; changes nothing.
