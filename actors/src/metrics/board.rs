@@ -1,13 +1,12 @@
 //! What each sensor showed last, as gauges. Written as text by itself: with a thousand sensors these
 //! are nearly all lines of `/metrics`, and the stream moves on between every few of them.
 
-use std::collections::HashMap;
 use std::fmt::{Display, Write as _};
 use std::sync::{Arc, Mutex};
 
+use hashbrown::HashMap;
 use smallvec::SmallVec;
 use vigie_wire::{QuantityId, SensorId};
-use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 use super::lock;
 use crate::group::Groups;
@@ -133,7 +132,7 @@ pub struct Board {
 #[derive(Default)]
 struct Inner {
     known: Vec<Known>,
-    places: HashMap<SensorId, usize, Xxh3DefaultBuilder>,
+    places: HashMap<SensorId, usize>,
     /// Readings of sensors beyond the cap.
     overflow: u64,
     now_ms: i64,

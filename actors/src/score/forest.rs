@@ -118,11 +118,11 @@ impl Model {
 
     fn accepted(&self, rows: &[f32], before: Option<&Self>) -> Result<(), Refused> {
         let width = self.group.width();
-        let strange = rows
-            .chunks_exact(width)
-            .filter(|row| self.ratio(self.forest.score_one(row)) >= 1.0)
-            .count();
-        let share = strange as f64 / (rows.len() / width).max(1) as f64;
+        let mut scores = vec![0.0; rows.len() / width];
+        let scored = self.forest.anomaly_scores_into(rows, &mut scores);
+        debug_assert!(scored.is_ok(), "whole rows of the group's width");
+        let strange = scores.iter().filter(|score| self.ratio(**score) >= 1.0);
+        let share = strange.count() as f64 / scores.len().max(1) as f64;
         if share > FitJob::ALARMS {
             return Err(Refused::Alarms { share });
         }

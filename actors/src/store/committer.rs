@@ -1,9 +1,8 @@
 //! Turns a scored batch into one atomic write: readings, anomalies, states, incidents, notices,
 //! quarantine and ledger. Decides which late readings are duplicates, for only the store knows.
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
-
+use hashbrown::hash_map::Entry;
+use hashbrown::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 use vigie_wire::{SensorId, topic};
 

@@ -1,10 +1,10 @@
 //! What the Keeper asks of the store: hours to roll up, hours rolled up, readings whose time is
 //! over. Nothing here is synced: what a crash undoes is done again.
 
-use std::collections::HashSet;
 use std::sync::{MutexGuard, PoisonError};
 
 use fjall::AbstractTree as _;
+use hashbrown::HashSet;
 use vigie_wire::SensorId;
 
 use super::super::hourly::{self, HOUR_MS, HourRow, hour_of};
