@@ -22,6 +22,7 @@ use crate::stats::channel::Channel;
 use crate::stats::hearing::{Hearing, Meanwhile};
 use crate::stats::share::{Finding, Part, Recalled, SilenceLine};
 use crate::stats::state::{Observed, SensorState};
+use crate::store::row::{EncodedRows, Row, StoredValue};
 use crate::{stats, store};
 
 /// How a reading goes into the store.
@@ -35,6 +36,13 @@ pub enum Kind {
     Duplicate,
     /// Into the quarantine: more sensors than config allows.
     TooManySensors,
+}
+
+impl Kind {
+    /// It has a row in the store, unless the store knows better.
+    pub fn is_stored(self) -> bool {
+        matches!(self, Self::Entered | Self::Late)
+    }
 }
 
 /// What the stages found out about one reading.
@@ -74,6 +82,32 @@ pub struct ScoredReading {
     pub heard_before_ms: i64,
 }
 
+impl ScoredReading {
+    /// As it is stored.
+    fn row(&self, reading: &Reading) -> Row {
+        let z = self.z.iter().copied().chain(std::iter::repeat(0.0));
+        let values = reading.values.iter().zip(z);
+        Row {
+            entered: self.entered,
+            late: self.kind == Kind::Late,
+            anomaly: !self.fired.is_empty(),
+            score: self.score,
+            generation: self.generation,
+            delay_ms: reading.received_ms - reading.order_ms,
+            ahead_ms: reading.device_ms.map(|device| device - reading.order_ms),
+            next_s: reading.next_s,
+            start: reading.start.clone(),
+            values: values
+                .map(|((quantity, value), z)| StoredValue {
+                    quantity: *quantity,
+                    value: *value,
+                    z,
+                })
+                .collect(),
+        }
+    }
+}
+
 /// A sensor's silence, found by a tick.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SilentSensor {
@@ -90,6 +124,8 @@ pub struct Scored {
     pub batch: Arc<Batch>,
     /// By index, ascending; readings only.
     pub readings: Vec<ScoredReading>,
+    /// Those that go into the store, as they are written: the Store has the most to do.
+    pub rows: EncodedRows,
     /// Found silent.
     pub silent: Vec<SilentSensor>,
     /// Incidents and notices.
@@ -333,6 +369,7 @@ impl<M: IncidentMemory> Scorer<M> {
         let mut found = Vec::new();
         let mut scored = Scored {
             readings: Vec::with_capacity(batch.arrivals.len()),
+            rows: EncodedRows::with_capacity(batch.arrivals.len()),
             batch,
             silent: Vec::new(),
             changes: Changes::default(),
@@ -367,6 +404,11 @@ impl<M: IncidentMemory> Scorer<M> {
         }
         self.forests(&mut scored.readings);
         self.episodes(&arrivals, &mut scored);
+        for row in scored.readings.iter().filter(|row| row.kind.is_stored()) {
+            if let Some(Arrival::Reading(reading)) = arrivals.get(row.index as usize) {
+                scored.rows.push(reading, &row.row(reading))?;
+            }
+        }
 
         let now_ms = scored.batch.now_ms;
         for silence in silences {

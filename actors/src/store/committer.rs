@@ -8,7 +8,6 @@ use vigie_wire::{SensorId, topic};
 
 use super::embedded::{Embedded, Marked, Write};
 use super::hourly::hour_of;
-use super::row::{Row, StoredValue};
 use super::{Config, Error, Exceptions, Ledger};
 use crate::alert::route::Route;
 use crate::failpoint;
@@ -100,26 +99,18 @@ impl Committer {
         };
         let arrivals = &scored.batch.arrivals;
         let mut outcomes = Vec::with_capacity(arrivals.len());
+        // Known ones have no row.
+        let mut encoded = scored.rows.iter();
         let mut rows = scored.readings.iter().peekable();
         for (index, arrival) in (0_u32..).zip(arrivals.iter()) {
             let outcome = match arrival {
-                Arrival::Quarantine(message) => {
-                    // Whoever makes names up makes no rows.
-                    if let Some((sensor, _)) = topic::parse(&message.topic)
-                        && store.has_sensor(&sensor)?
-                    {
-                        let row = change.exceptions.of(&store, sensor)?;
-                        *row.quarantined
-                            .entry(message.reason.to_owned())
-                            .or_default() += 1;
-                    }
-                    change.keep(message)?
-                }
+                Arrival::Quarantine(message) => change.quarantined(message)?,
                 Arrival::Reading(reading) => {
                     let Some(row) = rows.next_if(|row| row.index == index) else {
                         return Err(Error::Damaged { what: "batch" });
                     };
-                    change.reading(reading, row)?
+                    let encoded = row.kind.is_stored().then(|| encoded.next()).flatten();
+                    change.reading(reading, row, encoded)?
                 }
             };
             count(&mut change.ledger, outcome);
@@ -206,7 +197,12 @@ struct Change<'a> {
 }
 
 impl Change<'_> {
-    fn reading(&mut self, reading: &Reading, row: &ScoredReading) -> Result<Outcome, Error> {
+    fn reading(
+        &mut self,
+        reading: &Reading,
+        row: &ScoredReading,
+        encoded: Option<(&[u8], &[u8])>,
+    ) -> Result<Outcome, Error> {
         let duplicate = match row.kind {
             Kind::TooManySensors => return self.keep(&too_many_sensors(reading)),
             Kind::Duplicate => true,
@@ -224,6 +220,8 @@ impl Change<'_> {
         if self.any_late {
             self.stored_here.insert((reading.sensor, reading.identity));
         }
+        let encoded = encoded.ok_or(Error::Damaged { what: "batch" })?;
+        self.write.encoded(reading, encoded);
         put(&mut self.write, reading, row, &mut self.ledger)?;
         if row.kind == Kind::Late || row.skipped > 0 || row.restarted {
             let exception = self.exceptions.of(self.store, reading.sensor)?;
@@ -242,6 +240,19 @@ impl Change<'_> {
             self.write.due(&reading.sensor, hour, self.ledger.stored);
         }
         Ok(Outcome::Stored)
+    }
+
+    fn quarantined(&mut self, message: &Quarantined) -> Result<Outcome, Error> {
+        // Whoever makes names up makes no rows.
+        if let Some((sensor, _)) = topic::parse(&message.topic)
+            && self.store.has_sensor(&sensor)?
+        {
+            let row = self.exceptions.of(self.store, sensor)?;
+            *row.quarantined
+                .entry(message.reason.to_owned())
+                .or_default() += 1;
+        }
+        self.keep(message)
     }
 
     fn keep(&mut self, message: &Quarantined) -> Result<Outcome, Error> {
@@ -299,36 +310,13 @@ fn count(ledger: &mut Ledger, outcome: Outcome) {
     }
 }
 
+/// What goes with a stored reading.
 fn put(
     write: &mut Write<'_>,
     reading: &Reading,
     scored: &ScoredReading,
     ledger: &mut Ledger,
 ) -> Result<(), Error> {
-    let late = scored.kind == Kind::Late;
-    let values = reading
-        .values
-        .iter()
-        .enumerate()
-        .map(|(at, (quantity, value))| StoredValue {
-            quantity: *quantity,
-            value: *value,
-            z: scored.z.get(at).copied().unwrap_or_default(),
-        })
-        .collect();
-    let row = Row {
-        entered: scored.entered,
-        late,
-        anomaly: !scored.fired.is_empty(),
-        score: scored.score,
-        generation: scored.generation,
-        delay_ms: reading.received_ms - reading.order_ms,
-        ahead_ms: reading.device_ms.map(|device| device - reading.order_ms),
-        next_s: reading.next_s,
-        start: reading.start.clone(),
-        values,
-    };
-    write.reading(reading, &row)?;
     for verdict in &scored.fired {
         write.anomaly(
             reading.order_ms,
@@ -338,7 +326,7 @@ fn put(
         )?;
         ledger.anomalies += 1;
     }
-    ledger.late += u64::from(late);
+    ledger.late += u64::from(scored.kind == Kind::Late);
     ledger.missing = ledger.missing.saturating_add(scored.skipped);
     ledger.missing_while.add(scored.meanwhile, scored.skipped);
     ledger.restarts += u64::from(scored.restarted);

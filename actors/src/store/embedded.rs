@@ -1147,16 +1147,23 @@ impl Write<'_> {
     /// # Errors
     /// [`Error::Damaged`] if the row cannot be encoded.
     pub fn reading(&mut self, reading: &Reading, row: &Row) -> Result<(), Error> {
-        let key = row::reading_key(&reading.sensor, reading.order_ms, reading.identity);
-        let value = row.encode()?;
-        self.forward(outgoing::Kind::Reading, &key, &value);
+        let mut rows = row::EncodedRows::with_capacity(1);
+        rows.push(reading, row)?;
+        for encoded in rows.iter() {
+            self.encoded(reading, encoded);
+        }
+        Ok(())
+    }
+
+    /// The same, with key and value as [`row::EncodedRows`] has them.
+    pub fn encoded(&mut self, reading: &Reading, (key, value): (&[u8], &[u8])) {
+        self.forward(outgoing::Kind::Reading, key, value);
         self.batch.insert(&self.store.readings, key, value);
         if reading.needs_index() {
             let key = row::identity_key(&reading.sensor, reading.identity);
             self.batch
                 .insert(&self.store.identities, key, reading.order_ms.to_be_bytes());
         }
-        Ok(())
     }
 
     /// An anomaly. `tail` makes the key unique within sensor and time.

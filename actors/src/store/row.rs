@@ -28,10 +28,16 @@ pub fn sensor_prefix(sensor: &SensorId) -> Vec<u8> {
 
 /// `sensor ‖ 0 ‖ order time ‖ boot ‖ seq`: one sensor's readings in the order of time.
 pub fn reading_key(sensor: &SensorId, order_ms: i64, identity: Identity) -> Vec<u8> {
-    let mut key = sensor_prefix(sensor);
+    let mut key = Vec::with_capacity(sensor.as_bytes().len() + 25);
+    put_reading_key(&mut key, sensor, order_ms, identity);
+    key
+}
+
+fn put_reading_key(key: &mut Vec<u8>, sensor: &SensorId, order_ms: i64, identity: Identity) {
+    key.extend_from_slice(sensor.as_bytes());
+    key.push(0);
     key.extend_from_slice(&time_bytes(order_ms));
     key.extend_from_slice(&identity.to_bytes());
-    key
 }
 
 /// Where the readings of `sensor` at `order_ms` or later begin.
@@ -195,18 +201,56 @@ pub struct StoredAnomaly {
 
 const ROW_VERSION: u8 = 2;
 
-impl Row {
-    /// For the store.
+/// Keys and values of readings, one behind the other.
+#[derive(Debug)]
+pub struct EncodedRows {
+    bytes: Vec<u8>,
+    /// Where each key ends, and its value behind it.
+    ends: Vec<(usize, usize)>,
+}
+
+impl EncodedRows {
+    /// With room for so many.
+    pub fn with_capacity(rows: usize) -> Self {
+        Self {
+            bytes: Vec::with_capacity(96 * rows),
+            ends: Vec::with_capacity(rows),
+        }
+    }
+
+    /// Adds a reading.
     ///
     /// # Errors
     /// [`Error::Damaged`] cannot happen with a row made by this program.
-    pub fn encode(&self) -> Result<Vec<u8>, Error> {
-        let mut bytes = Vec::with_capacity(64);
+    pub fn push(&mut self, reading: &Reading, row: &Row) -> Result<(), Error> {
+        put_reading_key(
+            &mut self.bytes,
+            &reading.sensor,
+            reading.order_ms,
+            reading.identity,
+        );
+        let key_end = self.bytes.len();
+        self.bytes = row.encode_behind(std::mem::take(&mut self.bytes))?;
+        self.ends.push((key_end, self.bytes.len()));
+        Ok(())
+    }
+
+    /// Key and value of each, in the order in which they were added.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let begins = std::iter::once(0).chain(self.ends.iter().map(|(_, end)| *end));
+        let spans = begins.zip(&self.ends);
+        spans
+            .map(|(begin, (middle, end))| (&self.bytes[begin..*middle], &self.bytes[*middle..*end]))
+    }
+}
+
+impl Row {
+    fn encode_behind(&self, mut bytes: Vec<u8>) -> Result<Vec<u8>, Error> {
         bytes.push(ROW_VERSION);
         postcard::to_extend(self, bytes).map_err(|_| Error::Damaged { what: "reading" })
     }
 
-    /// Inverse of [`Row::encode`].
+    /// Of the bytes of [`EncodedRows`].
     ///
     /// # Errors
     /// [`Error::Damaged`].
@@ -313,9 +357,19 @@ mod tests {
                 })
                 .collect(),
         };
-        let bytes = row.encode().unwrap();
-        assert!(bytes.len() < 48, "{} bytes", bytes.len());
-        let again = Row::decode(&bytes).unwrap();
-        assert_eq!(again.reading(sensor, 1_000_000, identity), reading);
+        let mut late = row.clone();
+        late.late = true;
+        let mut rows = EncodedRows::with_capacity(2);
+        rows.push(&reading, &row).unwrap();
+        rows.push(&reading, &late).unwrap();
+        let encoded: Vec<_> = rows.iter().collect();
+        assert_eq!(encoded.len(), 2);
+        for ((key, value), row) in encoded.into_iter().zip([row, late]) {
+            assert_eq!(key, reading_key(&sensor, 1_000_000, identity));
+            assert!(value.len() < 48, "{} bytes", value.len());
+            let again = Row::decode(value).unwrap();
+            assert_eq!(again.reading(sensor, 1_000_000, identity), reading);
+            assert_eq!(again, row);
+        }
     }
 }
