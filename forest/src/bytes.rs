@@ -65,7 +65,7 @@ impl IsolationForest {
     /// A forest from the bytes of [`to_bytes`](Self::to_bytes).
     ///
     /// Any bytes are safe to pass: beyond the checksum, the trees themselves are checked, so that
-    /// a forest that loads can be scored. Memory use is bounded by the length of `bytes`.
+    /// a forest that loads can be scored. Memory use is below 40 times the length of `bytes`.
     ///
     /// # Errors
     /// The bytes are not a stored forest, have another format version, or are damaged.

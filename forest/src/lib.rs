@@ -36,7 +36,7 @@
 //! Training is O(t ψ log ψ) after one pass over the data, plus O(n t log ψ) to score the *n*
 //! training rows for the threshold and [`TrainingScores`]. Scoring is O(t log ψ) per row and
 //! allocates nothing. Memory is 12 bytes per node and at most t (2ψ − 1) nodes, and 3 KB per tree
-//! more if ψ is at most 256 and rows have at most 32 features.
+//! more if ψ is at most 256, rows have at most 32 features, and trees 8 nodes or more on average.
 //!
 //! # Determinism
 //!

@@ -79,9 +79,10 @@ impl IsolationForest {
     {
         self.check_width(rows.ncols())?;
         let mut scores = vec![0.0; rows.nrows()];
-        let mut block = Vec::with_capacity(LANES * rows.ncols());
-        let blocks = rows.axis_chunks_iter(Axis(0), LANES);
-        for (rows, out) in blocks.into_iter().zip(scores.chunks_mut(LANES)) {
+        let at_once = BLOCKS * LANES;
+        let mut block = Vec::with_capacity(at_once.min(rows.nrows()) * rows.ncols());
+        let blocks = rows.axis_chunks_iter(Axis(0), at_once);
+        for (rows, out) in blocks.into_iter().zip(scores.chunks_mut(at_once)) {
             block.clear();
             block.extend(rows.iter().map(|x| x.to_f32().unwrap_or(f32::NAN)));
             self.anomaly_scores_into(&block, out)?;
@@ -297,10 +298,19 @@ mod tests {
     #[test]
     fn block_equals_one() {
         // Some with a table, and some too large for one.
-        for (width, samples) in [(1, 9), (2, 256), (5, 100), (8, 257), (32, 256), (33, 256)] {
+        for (width, samples, table) in [
+            (1, 2, false),
+            (1, 9, true),
+            (2, 256, true),
+            (5, 100, true),
+            (3, 255, true),
+            (8, 257, false),
+            (32, 256, true),
+            (33, 256, false),
+        ] {
             let params = IsolationForest::params().max_samples(samples);
             let forest = trained(&cloud(600, width, 1), width, params);
-            assert_eq!(forest.table.is_some(), width <= 32 && samples <= 256);
+            assert_eq!(forest.table.is_some(), table, "{samples} x {width}");
             for count in [0, 1, 7, 8, 9, 16, 100, 128, 301] {
                 let mut rows = cloud(count, width, 77);
                 if let [first, .., last] = &mut rows[..] {

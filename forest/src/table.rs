@@ -22,6 +22,9 @@ type Block = [u32; FEATURES * LANES];
 /// Key of the split point in the upper half, where its feature begins in a [`Block`] in the lower.
 type Split = u64;
 
+/// Trees have at least so many nodes on average, or the table would be too large beside them.
+const NODES: usize = 8;
+
 /// All trees of a forest, 3 KB each.
 #[derive(Debug, Clone)]
 pub(crate) struct Table {
@@ -47,10 +50,10 @@ fn key(x: f32) -> u32 {
 }
 
 impl Table {
-    /// Of the trees with these roots, at most `height` high; `None` if they, or rows, are too large
-    /// for it.
+    /// Of the trees with these roots, at most `height` high; `None` if they are too small, or they
+    /// or rows too large for it.
     pub(crate) fn of(nodes: &[Node], roots: &[u32], height: u32, width: usize) -> Option<Self> {
-        if height > LEVELS || width > FEATURES {
+        if height > LEVELS || width > FEATURES || nodes.len() / NODES < roots.len() {
             return None;
         }
         let mut table = Self {

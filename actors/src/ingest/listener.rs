@@ -1005,10 +1005,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Everything that was read, or as much of it as `most` publishes.
     fn digest(&mut self, most: usize) -> Batch {
-        let mut batch = Batch {
-            arrivals: Vec::with_capacity(most),
-            ..Batch::default()
-        };
+        let mut batch = Batch::default();
         let now_ms = self.shared.clock.now_ms();
         while batch.end.is_none() && batch.publishes < most && !self.buffer.is_empty() {
             for event in self.next_events() {

@@ -124,7 +124,7 @@ pub struct Scored {
     pub batch: Arc<Batch>,
     /// By index, ascending; readings only.
     pub readings: Vec<ScoredReading>,
-    /// Those that go into the store, as they are written: the Store has the most to do.
+    /// Those that entered or are late, as they are written: the Store has the most to do.
     pub rows: EncodedRows,
     /// Found silent.
     pub silent: Vec<SilentSensor>,

@@ -383,6 +383,7 @@ impl<M: Memory> Share<M> {
             return Ok(());
         }
         let Some(resident) = self.residents.get_mut(&reading.sensor) else {
+            found.push((index, Finding::TooManySensors));
             return Ok(());
         };
         resident.touched = self.batches;

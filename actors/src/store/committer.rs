@@ -99,7 +99,7 @@ impl Committer {
         };
         let arrivals = &scored.batch.arrivals;
         let mut outcomes = Vec::with_capacity(arrivals.len());
-        // Known ones have no row.
+        // Of those that Stats took for new; the store may know better of late ones.
         let mut encoded = scored.rows.iter();
         let mut rows = scored.readings.iter().peekable();
         for (index, arrival) in (0_u32..).zip(arrivals.iter()) {
