@@ -132,6 +132,7 @@ pub struct Board {
 #[derive(Default)]
 struct Inner {
     known: Vec<Known>,
+    /// Only looked up, so that its order may be any; in the logic of stages it must not be.
     places: HashMap<SensorId, usize>,
     /// Readings of sensors beyond the cap.
     overflow: u64,

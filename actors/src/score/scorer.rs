@@ -38,13 +38,6 @@ pub enum Kind {
     TooManySensors,
 }
 
-impl Kind {
-    /// It has a row in the store, unless the store knows better.
-    pub fn is_stored(self) -> bool {
-        matches!(self, Self::Entered | Self::Late)
-    }
-}
-
 /// What the stages found out about one reading.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScoredReading {
@@ -124,7 +117,7 @@ pub struct Scored {
     pub batch: Arc<Batch>,
     /// By index, ascending; readings only.
     pub readings: Vec<ScoredReading>,
-    /// Those that entered or are late, as they are written: the Store has the most to do.
+    /// Each of them as it is written, if it is: made here, because the Store has the most to do.
     pub rows: EncodedRows,
     /// Found silent.
     pub silent: Vec<SilentSensor>,
@@ -324,9 +317,7 @@ impl<M: IncidentMemory> Scorer<M> {
             if key.sensor.is_some() != (scorer.config.forest_per == ForestPer::Sensor) {
                 continue;
             }
-            let group = Group::new(key.clone(), Some(Arc::new(model)), &scorer.config);
-            scorer.by_key.insert(key, scorer.groups.len());
-            scorer.groups.push((group, Rows::default()));
+            scorer.add(key, Some(Arc::new(model)));
         }
         Ok(scorer)
     }
@@ -404,7 +395,7 @@ impl<M: IncidentMemory> Scorer<M> {
         }
         self.forests(&mut scored.readings);
         self.episodes(&arrivals, &mut scored);
-        for row in scored.readings.iter().filter(|row| row.kind.is_stored()) {
+        for row in &scored.readings {
             if let Some(Arrival::Reading(reading)) = arrivals.get(row.index as usize) {
                 scored.rows.push(reading, &row.row(reading))?;
             }
@@ -614,14 +605,11 @@ impl<M: IncidentMemory> Scorer<M> {
         looks.map(|look| band(look, margin)).collect()
     }
 
-    /// Where the group is; there is one from now on.
-    fn place(&mut self, key: GroupKey) -> usize {
-        if let Some(group) = self.by_key.get(&key) {
-            return *group;
-        }
+    /// A group that is not there yet, with its stored forest if there is one. Returns its place.
+    fn add(&mut self, key: GroupKey, model: Option<Arc<Model>>) -> usize {
         let place = self.groups.len();
         self.by_key.insert(key.clone(), place);
-        let group = Group::new(key, None, &self.config);
+        let group = Group::new(key, model, &self.config);
         self.groups.push((group, Rows::default()));
         place
     }
@@ -641,7 +629,9 @@ impl<M: IncidentMemory> Scorer<M> {
         let latest = self.groups.get(self.latest);
         if !latest.is_some_and(|(group, _)| is_key(group.key())) {
             let quantities = quantities.collect();
-            self.latest = self.place(GroupKey { quantities, sensor });
+            let key = GroupKey { quantities, sensor };
+            let known = self.by_key.get(&key).copied();
+            self.latest = known.unwrap_or_else(|| self.add(key, None));
         }
         let rows = &mut self.groups[self.latest].1;
         for look in &observed.looks {

@@ -141,6 +141,7 @@ const ACCEPT_MS: i64 = 12 * 3_600_000;
 
 impl Season {
     /// Takes in a value of `time_ms`; `floor`: the smallest distance that means anything.
+    // What it returns is copied at once, and a processor waits for what it has only just written.
     #[inline]
     pub fn observe(&mut self, value: f64, time_ms: i64, floor: f64) -> Slow {
         let bin = time_ms.div_euclid(BIN_MS);
@@ -301,6 +302,8 @@ impl Season {
         ))
     }
 
+    /// Begins a bin.
+    // Cold as the end of one: once in ten minutes.
     #[cold]
     fn open(&mut self, bin: i64) {
         self.bin = bin;

@@ -378,9 +378,8 @@ impl<M: Memory> Share<M> {
     ) -> Result<(), store::Error> {
         // Findings are large: each is made where it stays.
         let found = &mut part.found;
-        if self.residents.get(&reading.sensor).is_none() && !self.wake(&reading.sensor)? {
-            found.push((index, Finding::TooManySensors));
-            return Ok(());
+        if self.residents.get(&reading.sensor).is_none() {
+            self.wake(&reading.sensor)?;
         }
         let Some(resident) = self.residents.get_mut(&reading.sensor) else {
             found.push((index, Finding::TooManySensors));
@@ -424,14 +423,14 @@ impl<M: Memory> Share<M> {
         Ok(())
     }
 
-    /// Brings a sensor's state into memory. False if it is a new one and there is no room.
-    fn wake(&mut self, sensor: &SensorId) -> Result<bool, store::Error> {
+    /// Brings a sensor's state into memory, unless it is a new one and there is no room.
+    fn wake(&mut self, sensor: &SensorId) -> Result<(), store::Error> {
         let resting = self.resting.get(sensor).copied();
         let known = resting.is_some();
         // The limit is split evenly: ids are spread over the shares by their hash.
         let limit = u64::from(self.config.max_sensors).div_ceil(self.shares);
         if !known && self.known() as u64 >= limit {
-            return Ok(false);
+            return Ok(());
         }
         let mut resident = Resident {
             sensor: *sensor,
@@ -445,7 +444,7 @@ impl<M: Memory> Share<M> {
         }
         self.resting.remove(sensor);
         self.residents.insert(resident);
-        Ok(true)
+        Ok(())
     }
 
     fn silent(&mut self, now_ms: i64) -> Result<Vec<Silence>, store::Error> {

@@ -104,10 +104,9 @@ impl Storing {
                 return None;
             };
             let age_ms = now_ms - reading.device_ms?;
+            let is_stored = matches!(row.kind, Kind::Entered | Kind::Late);
             // A clock that is ahead gives no age.
-            row.kind
-                .is_stored()
-                .then(|| Duration::from_millis(age_ms.try_into().unwrap_or(0)))
+            is_stored.then(|| Duration::from_millis(age_ms.try_into().unwrap_or(0)))
         });
         self.metrics.age_seconds.record_all(ages);
     }

@@ -99,17 +99,14 @@ impl Committer {
         };
         let arrivals = &scored.batch.arrivals;
         let mut outcomes = Vec::with_capacity(arrivals.len());
-        // Of those that Stats took for new; the store may know better of late ones.
-        let mut encoded = scored.rows.iter();
-        let mut rows = scored.readings.iter().peekable();
+        let mut rows = scored.readings.iter().zip(scored.rows.iter()).peekable();
         for (index, arrival) in (0_u32..).zip(arrivals.iter()) {
             let outcome = match arrival {
                 Arrival::Quarantine(message) => change.quarantined(message)?,
                 Arrival::Reading(reading) => {
-                    let Some(row) = rows.next_if(|row| row.index == index) else {
+                    let Some((row, encoded)) = rows.next_if(|(row, _)| row.index == index) else {
                         return Err(Error::Damaged { what: "batch" });
                     };
-                    let encoded = row.kind.is_stored().then(|| encoded.next()).flatten();
                     change.reading(reading, row, encoded)?
                 }
             };
@@ -201,7 +198,7 @@ impl Change<'_> {
         &mut self,
         reading: &Reading,
         row: &ScoredReading,
-        encoded: Option<(&[u8], &[u8])>,
+        encoded: (&[u8], &[u8]),
     ) -> Result<Outcome, Error> {
         let duplicate = match row.kind {
             Kind::TooManySensors => return self.keep(&too_many_sensors(reading)),
@@ -220,7 +217,6 @@ impl Change<'_> {
         if self.any_late {
             self.stored_here.insert((reading.sensor, reading.identity));
         }
-        let encoded = encoded.ok_or(Error::Damaged { what: "batch" })?;
         self.write.encoded(reading, encoded);
         put(&mut self.write, reading, row, &mut self.ledger)?;
         if row.kind == Kind::Late || row.skipped > 0 || row.restarted {

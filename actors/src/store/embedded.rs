@@ -1147,11 +1147,8 @@ impl Write<'_> {
     /// # Errors
     /// [`Error::Damaged`] if the row cannot be encoded.
     pub fn reading(&mut self, reading: &Reading, row: &Row) -> Result<(), Error> {
-        let mut rows = row::EncodedRows::with_capacity(1);
-        rows.push(reading, row)?;
-        for encoded in rows.iter() {
-            self.encoded(reading, encoded);
-        }
+        let key = row::reading_key(&reading.sensor, reading.order_ms, reading.identity);
+        self.encoded(reading, (&key, &row.encode()?));
         Ok(())
     }
 

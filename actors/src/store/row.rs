@@ -245,12 +245,20 @@ impl EncodedRows {
 }
 
 impl Row {
+    /// For the store.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] cannot happen with a row made by this program.
+    pub fn encode(&self) -> Result<Vec<u8>, Error> {
+        self.encode_behind(Vec::with_capacity(64))
+    }
+
     fn encode_behind(&self, mut bytes: Vec<u8>) -> Result<Vec<u8>, Error> {
         bytes.push(ROW_VERSION);
         postcard::to_extend(self, bytes).map_err(|_| Error::Damaged { what: "reading" })
     }
 
-    /// Of the bytes of [`EncodedRows`].
+    /// Inverse of [`Row::encode`].
     ///
     /// # Errors
     /// [`Error::Damaged`].
