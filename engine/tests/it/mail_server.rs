@@ -106,7 +106,10 @@ impl MailServer {
 
     pub(crate) fn lines(&self, file: &str) -> Vec<Value> {
         let text = fs::read_to_string(self.dir.join(file)).unwrap_or_default();
-        text.lines()
+        // What follows the last line end is still being written.
+        let (whole, _) = text.rsplit_once('\n').unwrap_or_default();
+        whole
+            .lines()
             .map(|line| serde_json::from_str(line).unwrap())
             .collect()
     }
