@@ -13,8 +13,9 @@ import { chromium } from "playwright-core";
 const [job, settings] = [process.argv[2], JSON.parse(process.argv[3])];
 const url = new URL(settings.url);
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-/** As the issue asks: an anomaly is on the page within this time. */
+/** An anomaly is on the page within this time. */
 const SOON_MS = 2000;
+/** No task of the page's main thread takes more processor time. */
 const LONG_TASK_MS = 200;
 const PATIENCE_MS = 20_000;
 
@@ -104,10 +105,6 @@ async function look(options = {}) {
   await page.addInitScript(() => {
     window.refused = [];
     addEventListener("securitypolicyviolation", (event) => window.refused.push(`${event.violatedDirective} ${event.blockedURI}`));
-    window.longTasks = [];
-    new PerformanceObserver((list) => {
-      for (const { startTime, duration } of list.getEntries()) window.longTasks.push({ startTime, duration });
-    }).observe({ type: "longtask", buffered: true });
   });
   const finish = async () => {
     wrong.push(...await page.evaluate(() => window.refused));
@@ -311,6 +308,18 @@ async function login() {
 /** Of three: the machine may be busy once. */
 const median = ([...values]) => values.sort((a, b) => a - b)[1];
 
+/** The longest task of the main thread in a trace of the page, in milliseconds of processor time: for what else the machine
+ * does the page cannot help. */
+function longestTask({ traceEvents }) {
+  const threadOf = ({ pid, tid }) => `${pid} ${tid}`;
+  const isMain = ({ name, args }) => name === "thread_name" && args.name === "CrRendererMain";
+  const main = new Set(traceEvents.filter(isMain).map(threadOf));
+  const isTask = (event) => event.name === "ThreadControllerImpl::RunTask" && event.tdur && main.has(threadOf(event));
+  const times = traceEvents.filter(isTask).map((event) => event.tdur / 1000);
+  assert.ok(times.length > 100, `${times.length} tasks in the trace`);
+  return Math.max(...times);
+}
+
 /** A thousand sensors that all send: scrolling stays smooth. */
 async function crowd() {
   const runs = [];
@@ -319,8 +328,8 @@ async function crowd() {
     await page.goto(url.href);
     await page.waitForFunction(() => document.getElementById("grid").dataset.shown === "1000");
     await page.waitForFunction(() => document.querySelector(".card .course")?.getAttribute("d"));
-    const { worst, cards, last, height } = await page.evaluate(async () => {
-      const begun = performance.now();
+    await browser.startTracing(page, { categories: ["toplevel"] });
+    const { cards, last, height } = await page.evaluate(async () => {
       const frame = () => new Promise((resolve) => requestAnimationFrame(resolve));
       let cards = 0;
       const height = document.documentElement.scrollHeight;
@@ -336,10 +345,9 @@ async function crowd() {
         scrollTo(0, y);
         await frame();
       }
-      await new Promise((resolve) => setTimeout(resolve, 200));
-      const tasks = window.longTasks.filter((task) => task.startTime >= begun);
-      return { worst: Math.max(0, ...tasks.map((task) => task.duration)), cards, last: ids.at(-1), height };
+      return { cards, last: ids.at(-1), height };
     });
+    runs.push(Math.round(longestTask(JSON.parse(await browser.stopTracing()))));
     assert.ok(cards < 200, `${cards} cards at a time`);
     assert.equal(last, "C1000", "the end is reached");
     assert.ok(height > 10_000);
@@ -356,11 +364,10 @@ async function crowd() {
       await page.waitForFunction(() => [...document.querySelectorAll(".card .course")].every((path) => path.getAttribute("d") !== null));
       await page.screenshot({ path: `${settings.pictures}/crowd-2560.png` });
     }
-    runs.push(Math.round(worst));
     await finish();
   }
-  console.log(`worst long task while scrolling past 1,000 sensors: ${runs.join(", ")} ms`);
-  assert.ok(median(runs) <= LONG_TASK_MS, `long tasks of ${runs} ms`);
+  console.log(`longest task while scrolling past 1,000 sensors: ${runs.join(", ")} ms of processor time`);
+  assert.ok(Math.max(...runs) <= LONG_TASK_MS, `tasks of ${runs} ms`);
 }
 
 /** What docs/images shows: of a demo that has run for a while. */
