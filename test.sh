@@ -5,7 +5,6 @@
 #   ./test.sh --quick    format, clippy and tests only
 #
 # CI=true            a step that cannot run for want of a program is a failure, and Cargo.lock is law
-# INSTALL_DENY=1     installs cargo-deny if it is missing (several minutes)
 # RUSTUP_TOOLCHAIN   the toolchain to use instead of the one in rust-toolchain.toml
 #
 # A failed step does not stop the others. The last line counts the steps; the exit code is 0 if none
@@ -14,7 +13,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 # Debian keeps daemons, mosquitto among them, where not every user's PATH looks.
-export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin:$PWD/target/tools/bin"
 
 # What the tests and the build call, and the Debian package that has it.
 PROGRAMS=(
@@ -314,10 +313,10 @@ fuzz() {
     rm -r "$corpus"
 }
 
-have_deny() {
+# Checks dependencies. Several minutes to build, once.
+cargo_deny() {
     cargo deny --version 2>/dev/null && return
-    [[ ${INSTALL_DENY:-} == 1 ]] || spare "cargo-deny not installed (cargo install cargo-deny --locked)"
-    cargo install cargo-deny --locked
+    cargo install cargo-deny@0.20.2 --locked --root target/tools || needs "cargo-deny from crates.io"
 }
 
 # Of each lock file: the engine's, the node's, the fuzzers'.
@@ -328,12 +327,12 @@ deny() {
 }
 
 dependencies() {
-    have_deny
+    cargo_deny
     deny licenses bans sources
 }
 
 advisories() {
-    have_deny
+    cargo_deny
     cargo deny fetch db || spare "the advisory database cannot be reached"
     deny advisories
 }
