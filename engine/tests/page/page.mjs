@@ -308,16 +308,17 @@ async function login() {
 /** Of three: the machine may be busy once. */
 const median = ([...values]) => values.sort((a, b) => a - b)[1];
 
-/** The longest task of the main thread in a trace of the page, in milliseconds of processor time: for what else the machine
- * does the page cannot help. */
+/** The longest task of the main thread in a trace of the page, in milliseconds: by processor time, for the page cannot help
+ * what else the machine does, and by the clock, for people. */
 function longestTask({ traceEvents }) {
   const threadOf = ({ pid, tid }) => `${pid} ${tid}`;
   const isMain = ({ name, args }) => name === "thread_name" && args.name === "CrRendererMain";
   const main = new Set(traceEvents.filter(isMain).map(threadOf));
   const isTask = (event) => event.name === "ThreadControllerImpl::RunTask" && event.tdur && main.has(threadOf(event));
-  const times = traceEvents.filter(isTask).map((event) => event.tdur / 1000);
-  assert.ok(times.length > 100, `${times.length} tasks in the trace`);
-  return Math.max(...times);
+  const tasks = traceEvents.filter(isTask);
+  assert.ok(tasks.length > 100, `${tasks.length} tasks in the trace`);
+  const longest = (key) => Math.round(Math.max(...tasks.map((event) => event[key])) / 1000);
+  return { worked: longest("tdur"), took: longest("dur") };
 }
 
 /** A thousand sensors that all send: scrolling stays smooth. */
@@ -347,7 +348,7 @@ async function crowd() {
       }
       return { cards, last: ids.at(-1), height };
     });
-    runs.push(Math.round(longestTask(JSON.parse(await browser.stopTracing()))));
+    runs.push(longestTask(JSON.parse(await browser.stopTracing())));
     assert.ok(cards < 200, `${cards} cards at a time`);
     assert.equal(last, "C1000", "the end is reached");
     assert.ok(height > 10_000);
@@ -366,8 +367,9 @@ async function crowd() {
     }
     await finish();
   }
-  console.log(`longest task while scrolling past 1,000 sensors: ${runs.join(", ")} ms of processor time`);
-  assert.ok(Math.max(...runs) <= LONG_TASK_MS, `tasks of ${runs} ms`);
+  const [worked, took] = ["worked", "took"].map((key) => runs.map((run) => run[key]));
+  console.log(`longest task while scrolling past 1,000 sensors: ${worked.join(", ")} ms of processor time, ${took.join(", ")} ms by the clock`);
+  assert.ok(Math.max(...worked) <= LONG_TASK_MS, `tasks of ${worked} ms`);
 }
 
 /** What docs/images shows: of a demo that has run for a while. */
