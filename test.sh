@@ -58,7 +58,9 @@ if [[ ${CI:-} == true ]]; then locked=(--locked); fi
 # ---- Steps: what they say, how long they take, how they end ----
 
 note=$(mktemp)
-trap 'rm -f "$note"' EXIT
+# What the tests said; of those that failed, the summary says it again.
+said=$(mktemp)
+trap 'rm -f "$note" "$said"' EXIT
 passed=0 failed=0 skipped=0
 summary=()
 
@@ -281,6 +283,10 @@ prometheus_rules() {
     amtool check-config grafana/compose/alertmanager.yml
 }
 
+tests() {
+    cargo test "${locked[@]}" --workspace --no-fail-fast | tee "$said"
+}
+
 documentation() {
     RUSTDOCFLAGS="-D warnings" cargo doc "${locked[@]}" --workspace --no-deps
 }
@@ -369,7 +375,7 @@ if ! $quick; then
     fi
 fi
 step "firmware: core and host node" host_node
-step "tests" cargo test "${locked[@]}" --workspace --no-fail-fast
+step "tests" tests
 if ! $quick; then
     step "firmware: ESP32-C3 and C6" chips
     step "documentation" documentation
@@ -379,6 +385,12 @@ if ! $quick; then
     step "advisories" advisories
 fi
 
+failures=$(sed -n '/^failures:$/,/^test result:/p' "$said")
+if [[ -n $failures ]]; then
+    printf '\n==> what failed\n'
+    # Without the frames of backtraces.
+    grep -avE '^ +([0-9]+: |at )' <<<"$failures" | cut -c-300 | tail -n 150
+fi
 printf '\n==> summary\n'
 printf '%s\n' "${summary[@]}"
 echo "$passed passed, $failed failed, $skipped skipped"
