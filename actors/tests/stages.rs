@@ -24,7 +24,7 @@ use vigie_actors::score::ForestPer;
 use vigie_actors::score::incident::{Deed, Incident, Order};
 use vigie_actors::score::rules::{Rule, Verdict};
 use vigie_actors::score::scorer::IncidentMemory;
-use vigie_actors::stats::share::Memory;
+use vigie_actors::stats::share::{Memory, Snapshot};
 use vigie_actors::stats::state::SensorState;
 use vigie_actors::store::embedded::Embedded;
 use vigie_actors::store::hourly::{HOUR_MS, hour_of};
@@ -245,7 +245,7 @@ fn a_panicking_alerter_loses_no_notice() {
     });
 }
 
-/// Invariant 6: with thousands of sensors in the store, nine of ten restarts of each stage.
+/// Invariant 6: restarts of each stage, with thousands of sensors in the store.
 #[test]
 fn a_stage_is_back_within_100_ms() {
     const SENSORS: u64 = 5_000;
@@ -280,9 +280,9 @@ fn a_stage_is_back_within_100_ms() {
                 .iter()
                 .find(|bucket| bucket.upper_bound() >= 0.1)
                 .map_or(0, prometheus::proto::Bucket::cumulative_count);
-            // A busy machine may hold up one or the other.
+            // A busy machine may hold up one.
             let all = restarts.get_sample_count();
-            assert!(within * 10 >= all * 9, "{stage}: {buckets:?}");
+            assert!(within + 1 >= all, "{stage}: {buckets:?}");
             bench.stop().await;
         });
     }
@@ -1032,7 +1032,11 @@ fn readings_of_a_sensor_whose_state_cannot_be_read_stay() {
         let bench = Bench::start(dir.path(), &settings);
         bench.send(&fleet(2, 3_000), 1_000).await;
         let mut write = bench.store.write();
-        write.state(&sensor(1), vec![0xff; 40]);
+        let unreadable = Snapshot {
+            bytes: vec![0xff; 40],
+            ..Snapshot::of(&SensorState::default()).unwrap()
+        };
+        write.state(&sensor(1), unreadable);
         write.commit().unwrap();
         settings.store.keep = "1h".parse().unwrap();
         let mut keeper = Keeper::new(bench.store.clone(), settings.store.clone());

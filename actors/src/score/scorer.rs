@@ -20,7 +20,7 @@ use crate::quantity::Catalogue;
 use crate::reading::{Arrival, Reading};
 use crate::stats::channel::Channel;
 use crate::stats::hearing::{Hearing, Meanwhile};
-use crate::stats::share::{Finding, Part, Recalled, SilenceLine};
+use crate::stats::share::{Finding, Part, Recalled, SilenceLine, Snapshot};
 use crate::stats::state::{Observed, SensorState};
 use crate::store::row::{EncodedRows, Row, StoredValue};
 use crate::{stats, store};
@@ -124,7 +124,7 @@ pub struct Scored {
     /// Incidents and notices.
     pub changes: Changes,
     /// States to be written.
-    pub snapshots: Vec<(SensorId, Vec<u8>)>,
+    pub snapshots: Vec<(SensorId, Snapshot)>,
     /// Forests in use that the store may not have yet.
     pub models: Vec<Arc<Model>>,
 }

@@ -47,6 +47,39 @@ pub struct Resting {
     pub silence_told: Option<u64>,
 }
 
+impl Resting {
+    /// Of a sensor in this state.
+    pub fn of(state: &SensorState) -> Self {
+        Self {
+            received_ms: state.received_ms,
+            expected_ms: state.expected_gap_ms(),
+            silence_told: None,
+        }
+    }
+}
+
+/// A state as it is written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// See [`store::encode_state`].
+    pub bytes: Vec<u8>,
+    /// What is known of the sensor without reading them.
+    pub resting: Resting,
+}
+
+impl Snapshot {
+    /// Of a sensor in this state.
+    ///
+    /// # Errors
+    /// See [`store::encode_state`].
+    pub fn of(state: &SensorState) -> Result<Self, store::Error> {
+        Ok(Self {
+            bytes: store::encode_state(state)?,
+            resting: Resting::of(state),
+        })
+    }
+}
+
 /// What Stats asks of the store. Reads only what is committed.
 pub trait Memory {
     /// The sensor's snapshot and the readings since; `None` if it was never seen.
@@ -99,8 +132,8 @@ pub struct Part {
     pub batch: Arc<Batch>,
     /// By index into the batch's arrivals, ascending.
     pub found: Vec<(u32, Finding)>,
-    /// States to be written with the batch: sensor, snapshot.
-    pub snapshots: Vec<(SensorId, Vec<u8>)>,
+    /// States to be written with the batch.
+    pub snapshots: Vec<(SensorId, Snapshot)>,
     /// Who has gone silent since the last batch.
     pub silent: Vec<Silence>,
     /// Sensors that the share knows.
@@ -362,9 +395,8 @@ impl<M: Memory> Share<M> {
     fn rest(&mut self, sensor: &SensorId) {
         if let Some(resident) = self.residents.remove(sensor) {
             let resting = Resting {
-                received_ms: resident.state.received_ms,
-                expected_ms: resident.state.expected_gap_ms(),
                 silence_told: resident.silence_told,
+                ..Resting::of(&resident.state)
             };
             self.resting.insert(*sensor, resting);
         }
@@ -415,7 +447,7 @@ impl<M: Memory> Share<M> {
                 let due = (entered + phase(&reading.sensor, every)).is_multiple_of(every);
                 // Who asks about a device reads the snapshot only.
                 if entered == 1 || started || due {
-                    let snapshot = store::encode_state(state)?;
+                    let snapshot = Snapshot::of(state)?;
                     part.snapshots.push((reading.sensor, snapshot));
                 }
             }
@@ -426,10 +458,9 @@ impl<M: Memory> Share<M> {
     /// Brings a sensor's state into memory, unless it is a new one and there is no room.
     fn wake(&mut self, sensor: &SensorId) -> Result<(), store::Error> {
         let resting = self.resting.get(sensor).copied();
-        let known = resting.is_some();
         // The limit is split evenly: ids are spread over the shares by their hash.
         let limit = u64::from(self.config.max_sensors).div_ceil(self.shares);
-        if !known && self.known() as u64 >= limit {
+        if resting.is_none() && self.known() as u64 >= limit {
             return Ok(());
         }
         let mut resident = Resident {
@@ -439,7 +470,8 @@ impl<M: Memory> Share<M> {
             heard_ms: i64::MIN,
             silence_told: resting.and_then(|resting| resting.silence_told),
         };
-        if known && let Some(recalled) = self.memory.recall(sensor)? {
+        // Also of one that is new here: its first readings may have been stored since the inventory.
+        if let Some(recalled) = self.memory.recall(sensor)? {
             resident.state = recalled.replay(&self.catalogue, &self.config);
         }
         self.resting.remove(sensor);
@@ -529,5 +561,70 @@ impl<M: Memory> Share<M> {
         for (_, sensor) in idle.into_iter().take(excess) {
             self.rest(&sensor);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vigie_wire::TEMPERATURE;
+
+    use super::*;
+    use crate::batch::Epochs;
+
+    fn reading(seq: u64) -> Reading {
+        let at_ms = 1_790_000_000_000 + seq.cast_signed() * 10_000;
+        Reading {
+            sensor: "C001".try_into().unwrap(),
+            device_ms: Some(at_ms),
+            received_ms: at_ms,
+            order_ms: at_ms,
+            identity: Identity::Sequence {
+                boot: "b".try_into().unwrap(),
+                seq,
+            },
+            next_s: None,
+            start: None,
+            values: smallvec::smallvec![(TEMPERATURE, 21.0)],
+        }
+    }
+
+    /// Has stored five readings of a sensor since the inventory was made.
+    #[derive(Debug)]
+    struct Later;
+
+    impl Memory for Later {
+        fn recall(&self, _: &SensorId) -> Result<Option<Recalled>, store::Error> {
+            Ok(Some(Recalled {
+                state: SensorState::default(),
+                since: (0..5).map(reading).collect(),
+            }))
+        }
+
+        fn knows(&self, _: &Reading) -> Result<bool, store::Error> {
+            Ok(false)
+        }
+
+        fn inventory(&self) -> Result<Vec<(SensorId, Resting)>, store::Error> {
+            Ok(Vec::new())
+        }
+    }
+
+    #[test]
+    fn a_sensor_that_the_inventory_does_not_have_yet_goes_on_where_it_was() {
+        let line = SilenceLine {
+            gaps: 4.0,
+            least_ms: 5_000,
+        };
+        let hearing = Arc::new(Hearing::since(i64::MIN));
+        let (catalogue, config) = (Arc::default(), Config::default());
+        let mut share = Share::new((0, 1), Later, catalogue, config, line, hearing, 0).unwrap();
+        let arrivals = Arc::new(vec![Arrival::Reading(reading(5))]);
+        let (batch, _answer) = Batch::new(arrivals, 0, &Arc::new(Epochs::default()));
+        let part = share.take(&batch).unwrap();
+        let entered = match &part.found[..] {
+            [(0, Finding::Entered(observed))] => observed.entered,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(entered, 6);
     }
 }

@@ -78,8 +78,8 @@ pub enum Standing {
 /// The state of one sensor. Below 16 KB with two quantities.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SensorState {
-    /// How many readings entered. The first ones in a snapshot are these three, so that a start
-    /// can read them without the rest.
+    /// How many readings entered. From here to `next_s` a start reads of every sensor: see
+    /// [`SensorState::decode_head`].
     pub entered: u64,
     /// Order time of the newest.
     pub newest_ms: i64,
@@ -123,6 +123,23 @@ pub struct Observed {
 }
 
 impl SensorState {
+    /// The beginning of a state in `postcard`'s format: everything up to `next_s`, the rest as in a
+    /// new state. `None`: that is no state.
+    pub fn decode_head(bytes: &[u8]) -> Option<Self> {
+        let (head, _rest) = postcard::take_from_bytes(bytes).ok()?;
+        let (entered, newest_ms, received_ms, first_ms, device_ms, interval, next_s) = head;
+        Some(Self {
+            entered,
+            newest_ms,
+            received_ms,
+            first_ms,
+            device_ms,
+            interval,
+            next_s,
+            ..Self::default()
+        })
+    }
+
     /// How `reading` stands to this state. Changes nothing.
     pub fn standing(&self, reading: &Reading) -> Standing {
         let sighting = self.recent.sighting(reading.identity, reading.order_ms);
@@ -455,6 +472,13 @@ mod tests {
         assert!(bytes.len() < 16_384, "{} bytes", bytes.len());
         let mut restored: SensorState = postcard::from_bytes(&bytes).unwrap();
         assert_eq!(restored, whole);
+        let head = SensorState {
+            recent: Recent::default(),
+            device: None,
+            channels: SmallVec::new(),
+            ..whole.clone()
+        };
+        assert_eq!(SensorState::decode_head(&bytes), Some(head));
         for n in 300..700 {
             let next = reading(n, n.cast_signed() * 10_000, noisy(n * 3));
             assert_eq!(

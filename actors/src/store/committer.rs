@@ -128,8 +128,8 @@ impl Committer {
             ledger.anomalies += 1;
         }
         let snapshots = !scored.snapshots.is_empty();
-        for (sensor, state) in scored.snapshots.drain(..) {
-            write.state(&sensor, state);
+        for (sensor, snapshot) in scored.snapshots.drain(..) {
+            write.state(&sensor, snapshot);
         }
         for incident in &scored.changes.incidents {
             write.incident(incident)?;

@@ -21,9 +21,11 @@ use fjall::{
     CompressionType, Database, Keyspace, KeyspaceCreateOptions, LsmError, OwnedWriteBatch,
     PersistMode,
 };
+use hashbrown::HashMap;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vigie_wire::{QuantityId, SensorId};
+use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 use self::buffers::Buffers;
 pub use self::files::LeftOut;
@@ -42,7 +44,7 @@ use crate::score::maintenance::Silence;
 use crate::score::rules::Verdict;
 use crate::score::scorer::IncidentMemory;
 use crate::stats::device::Device;
-use crate::stats::share::{Memory, Recalled, Resting};
+use crate::stats::share::{Memory, Recalled, Resting, Snapshot};
 use crate::stats::state::SensorState;
 
 /// How long it is known what was sent: longer than any budget asks for.
@@ -79,7 +81,12 @@ pub struct Embedded {
     /// Number of the next order.
     order_end: Arc<Mutex<u64>>,
     marked: Arc<Mutex<Marked>>,
+    /// Read from `states` when it is first asked for, and then kept with each commit: a stage that
+    /// restarts must not read every state there is.
+    inventory: Arc<Mutex<Option<Inventory>>>,
 }
+
+type Inventory = HashMap<SensorId, Resting, Xxh3DefaultBuilder>;
 
 impl std::fmt::Debug for Embedded {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -290,6 +297,7 @@ impl Embedded {
             line_end: Arc::default(),
             order_end: Arc::default(),
             marked: Arc::default(),
+            inventory: Arc::default(),
             dir: dir.into(),
             db,
         };
@@ -315,6 +323,12 @@ impl Embedded {
         }
         failpoint::pass("store.opened");
         Ok(store)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<Inventory>> {
+        self.inventory
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn line(&self) -> MutexGuard<'_, u64> {
@@ -436,6 +450,7 @@ impl Embedded {
         Write {
             store: self,
             batch: self.db.batch().durability(Some(PersistMode::SyncData)),
+            resting: Vec::new(),
             outgoing: None,
         }
     }
@@ -445,6 +460,7 @@ impl Embedded {
         Write {
             store: self,
             batch: self.db.batch(),
+            resting: Vec::new(),
             outgoing: None,
         }
     }
@@ -1116,6 +1132,8 @@ fn decode<T: DeserializeOwned>(bytes: &[u8], what: &'static str) -> Result<T, Er
 pub struct Write<'a> {
     store: &'a Embedded,
     batch: OwnedWriteBatch,
+    /// For the inventory.
+    resting: Vec<(SensorId, Resting)>,
     /// What is put in line for MongoDB; `None`: nothing is.
     outgoing: Option<Vec<Vec<u8>>>,
 }
@@ -1185,9 +1203,10 @@ impl Write<'_> {
     }
 
     /// A sensor's state.
-    pub fn state(&mut self, sensor: &SensorId, bytes: Vec<u8>) {
+    pub fn state(&mut self, sensor: &SensorId, snapshot: Snapshot) {
+        self.resting.push((*sensor, snapshot.resting));
         self.batch
-            .insert(&self.store.states, sensor.as_str(), bytes);
+            .insert(&self.store.states, sensor.as_str(), snapshot.bytes);
     }
 
     /// An incident as it is now, which more can become of.
@@ -1337,6 +1356,21 @@ impl Write<'_> {
     /// # Errors
     /// [`Error::Failed`]: nothing more can be written by this process.
     pub fn commit(mut self) -> Result<(), Error> {
+        if self.resting.is_empty() {
+            return self.commit_rows();
+        }
+        // Held meanwhile: whoever reads the states for the inventory has them all or none.
+        let store = self.store;
+        let mut inventory = store.known();
+        let resting = std::mem::take(&mut self.resting);
+        self.commit_rows()?;
+        if let Some(inventory) = &mut *inventory {
+            inventory.extend(resting);
+        }
+        Ok(())
+    }
+
+    fn commit_rows(mut self) -> Result<(), Error> {
         let buffers = &self.store.buffers;
         let rows = self.outgoing.take().unwrap_or_default();
         if rows.is_empty() {
@@ -1446,19 +1480,18 @@ impl Memory for Embedded {
     }
 
     fn inventory(&self) -> Result<Vec<(SensorId, Resting)>, Error> {
-        self.states
-            .iter()
-            .map(|guard| {
+        let mut inventory = self.known();
+        if inventory.is_none() {
+            let read = self.states.iter().map(|guard| {
                 let (key, value) = guard.into_inner().map_err(failed)?;
-                let state = super::decode_state(&value).unwrap_or_default();
-                let resting = Resting {
-                    received_ms: state.received_ms,
-                    expected_ms: state.expected_gap_ms(),
-                    silence_told: None,
-                };
-                Ok((row::sensor_before_nul(&key)?, resting))
-            })
-            .collect()
+                Ok((row::sensor_before_nul(&key)?, super::decode_resting(&value)))
+            });
+            *inventory = Some(read.collect::<Result<_, Error>>()?);
+        }
+        let sensors = inventory.iter().flatten();
+        Ok(sensors
+            .map(|(sensor, resting)| (*sensor, *resting))
+            .collect())
     }
 }
 
@@ -1505,10 +1538,8 @@ impl IncidentMemory for Embedded {
     }
 
     fn sensor_ids(&self) -> Result<Vec<SensorId>, Error> {
-        self.states
-            .iter()
-            .map(|guard| row::sensor_before_nul(&guard.key().map_err(failed)?))
-            .collect()
+        let inventory = self.inventory()?;
+        Ok(inventory.into_iter().map(|(sensor, _)| sensor).collect())
     }
 
     fn newest_models(&self) -> Result<Vec<Model>, Error> {

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Invalid, Span, in_range};
 use crate::stats::hearing::Meanwhile;
+use crate::stats::share::Resting;
 use crate::stats::state::SensorState;
 
 /// Section `[store]`.
@@ -132,7 +133,7 @@ pub enum Error {
 
 /// First byte of each stored state: another version is not read, but learned anew from the
 /// readings.
-const STATE_VERSION: u8 = 7;
+const STATE_VERSION: u8 = 8;
 
 /// A sensor's state as it is stored.
 ///
@@ -154,6 +155,15 @@ pub fn decode_state(bytes: &[u8]) -> Result<SensorState, Error> {
         }
         _ => Err(Error::Damaged { what: "state" }),
     }
+}
+
+/// What is known of a sensor without its whole state; nothing, if it is one of another version.
+pub fn decode_resting(bytes: &[u8]) -> Resting {
+    let head = match bytes.split_first() {
+        Some((&STATE_VERSION, rest)) => SensorState::decode_head(rest).unwrap_or_default(),
+        _ => SensorState::default(),
+    };
+    Resting::of(&head)
 }
 
 /// How many readings became what, since the store was made. Written in the same batch as the

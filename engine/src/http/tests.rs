@@ -11,6 +11,7 @@ use vigie_actors::reading::{Identity, Reading};
 use vigie_actors::score::incident::{Incident, Kind};
 use vigie_actors::score::rules::{Rule, Severity, Verdict};
 use vigie_actors::score::scorer::IncidentMemory as _;
+use vigie_actors::stats::share::Snapshot;
 use vigie_actors::stats::state::SensorState;
 use vigie_actors::store::row::{Row, StoredValue};
 use vigie_actors::store::{self, Ledger};
@@ -97,12 +98,12 @@ fn fill(store: &Embedded) {
         write.reading(&reading, &row).unwrap();
     }
     let mut state = SensorState::default();
-    write.state(&id("C:3"), store::encode_state(&state).unwrap());
-    write.state(&id("C002"), store::encode_state(&state).unwrap());
+    write.state(&id("C:3"), Snapshot::of(&state).unwrap());
+    write.state(&id("C002"), Snapshot::of(&state).unwrap());
     state.entered = 20;
     state.received_ms = T0;
     state.recent.missing = 3;
-    write.state(&id("C001"), store::encode_state(&state).unwrap());
+    write.state(&id("C001"), Snapshot::of(&state).unwrap());
 
     let silence = Verdict {
         rule: Rule::Silence,

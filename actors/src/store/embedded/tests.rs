@@ -1,4 +1,4 @@
-//! Readings are found in large tables, whose index is in parts.
+//! Readings are found in large tables, whose index is in parts; the inventory goes with the states.
 
 use std::collections::BTreeSet;
 
@@ -114,4 +114,41 @@ fn readings_are_found_in_large_tables() {
     }
     store.readings.rotate_memtable_and_wait().unwrap();
     check(&store, &known);
+}
+
+#[test]
+fn the_inventory_goes_with_the_commits_and_is_what_a_start_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Embedded::open(dir.path(), &Config::default()).unwrap();
+    assert_eq!(store.inventory().unwrap(), []);
+    for (number, received_ms) in [(1, 7), (2, 8), (1, 9)] {
+        let mut state = SensorState::default();
+        state.received_ms = received_ms;
+        state.next_s = Some(60);
+        let mut write = store.write();
+        write.state(&sensor(number), Snapshot::of(&state).unwrap());
+        write.commit().unwrap();
+    }
+    let expected = [(1, 9), (2, 8)].map(|(number, received_ms)| {
+        let resting = Resting {
+            received_ms,
+            expected_ms: Some(60_000),
+            silence_told: None,
+        };
+        (sensor(number), resting)
+    });
+    let known = |store: &Embedded| {
+        let mut known = store.inventory().unwrap();
+        known.sort_by_key(|(sensor, _)| *sensor);
+        known
+    };
+    assert_eq!(known(&store), expected);
+    // What is not committed is not known.
+    let mut never = store.write();
+    never.state(&sensor(3), Snapshot::of(&SensorState::default()).unwrap());
+    drop(never);
+    assert_eq!(known(&store), expected);
+    drop(store);
+    let store = Embedded::open(dir.path(), &Config::default()).unwrap();
+    assert_eq!(known(&store), expected);
 }
