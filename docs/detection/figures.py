@@ -28,14 +28,14 @@ GRACE, ECHO, MERGE, WARM = HOUR / 2, 6 * HOUR, 6 * HOUR, 72 * HOUR
 # a level shift, but only the end of a drift or the edge of a break.
 FITS = {
     "spike": {"rate"},
-    "level_shift": {"rate", "season", "level", "z"},
-    "drift": {"season", "level", "z"},
+    "level_shift": {"rate", "season", "level", "novelty", "z"},
+    "drift": {"season", "level", "novelty", "z"},
     "stuck": {"stuck"},
     "noise_burst": {"noise"},
     "dropout": {"silence"},
     "sentinel": {"range"},
-    "battery_death": {"range", "season", "level", "z"},
-    "season_break": {"season", "level", "z", "forest"},
+    "battery_death": {"range", "season", "level", "novelty", "z"},
+    "season_break": {"season", "level", "novelty", "z", "forest"},
 }
 
 

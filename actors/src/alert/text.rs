@@ -287,7 +287,7 @@ impl<C: Deref<Target = Catalogue>> Voice<C> {
                 let [by, usually, line] = [observed, expected, line].map(with_unit);
                 tongue.noise(name, &by, &usually, &line)
             }
-            Rule::Rate | Rule::Season | Rule::Level | Rule::Z => {
+            Rule::Rate | Rule::Season | Rule::Level | Rule::Novelty | Rule::Z => {
                 let [value, expected, line] = [observed, expected, line].map(with_unit);
                 let ratio = self.number(tenths(verdict.ratio));
                 match verdict.jumped_back() {

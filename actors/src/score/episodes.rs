@@ -52,7 +52,7 @@ impl Course {
     fn of(verdict: &Verdict, group: Option<&str>) -> Option<Self> {
         let shared = matches!(
             verdict.rule,
-            Rule::Rate | Rule::Season | Rule::Level | Rule::Z
+            Rule::Rate | Rule::Season | Rule::Level | Rule::Novelty | Rule::Z
         );
         Some(Self {
             group: group.map(str::to_owned),

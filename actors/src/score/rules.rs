@@ -31,6 +31,8 @@ pub enum Rule {
     Z,
     /// Unlike the readings of its group, all quantities together.
     Forest,
+    /// At a level that no day of the last week had around this time.
+    Novelty,
 }
 
 impl Rule {
@@ -46,11 +48,12 @@ impl Rule {
             Self::Level => "level",
             Self::Z => "z",
             Self::Forest => "forest",
+            Self::Novelty => "novelty",
         }
     }
 
     /// All rules.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Range,
         Self::Silence,
         Self::Stuck,
@@ -60,16 +63,20 @@ impl Rule {
         Self::Level,
         Self::Z,
         Self::Forest,
+        Self::Novelty,
     ];
 }
 
 impl Rule {
     /// Of several that fire at once, the one with the smallest number is the explanation. What is
-    /// restless jumps as well; but of sensors that send `often` one jump makes the hour rough.
+    /// restless jumps as well; but of sensors that send `often` one jump makes the hour rough. The
+    /// forest has its say last.
     pub const fn place(self, often: bool) -> u8 {
         match self {
             Self::Noise if !often => Self::Rate as u8,
             Self::Rate if !often => Self::Noise as u8,
+            Self::Novelty => Self::Forest as u8,
+            Self::Forest => Self::Novelty as u8,
             Self::Range
             | Self::Silence
             | Self::Stuck
@@ -77,8 +84,7 @@ impl Rule {
             | Self::Noise
             | Self::Season
             | Self::Level
-            | Self::Z
-            | Self::Forest => self as u8,
+            | Self::Z => self as u8,
         }
     }
 }
@@ -241,8 +247,8 @@ impl FromIterator<Rule> for Near {
     }
 }
 
-/// Judges one value, with lines `margin` times as high as measured, and those of season, level
-/// and z `shared` times as high as that, because others went the same way. Returns the largest ratio of the
+/// Judges one value, with lines `margin` times as high as measured, and those of season, level (and
+/// novelty) and z `shared` times as high as that, because others went the same way. Returns the largest ratio of the
 /// rules, adds what fired to `fired` and what was close to `near`.
 pub fn judge(
     look: &Look,
@@ -307,6 +313,7 @@ pub fn judge(
         (Rule::Noise, look.rough, 1.0),
         (Rule::Season, look.season, shared[0]),
         (Rule::Level, look.level, shared[1]),
+        (Rule::Novelty, look.novelty, shared[1]),
     ];
     for (rule, distance, shared) in distances {
         let Some(mut distance) = distance else {
@@ -390,7 +397,7 @@ pub struct Band {
 /// Where a value may lie: within the line of `z` around the rolling baseline, and within that of
 /// `season` around what is usual at this time of day (where what counts is the mean of ten minutes).
 /// `margin`: by how much a rule's line is higher than measured. `None` while neither has learned
-/// enough to speak. Steps, noise, runs of equal values and the level of hours are judged beside it, and
+/// enough to speak. Steps, noise, runs of equal values and the means of hours are judged beside it, and
 /// where the others of a group go the same way, more is let pass.
 pub fn band(look: &Look, margin: impl Fn(Rule) -> f64) -> Option<Band> {
     if !look.plausible {
@@ -496,6 +503,7 @@ mod tests {
             rough: None,
             season: None,
             level: None,
+            novelty: None,
         }
     }
 
@@ -620,6 +628,36 @@ mod tests {
         assert!((strict / lenient - 1.9).abs() < 1e-5);
         // What cannot be true is not a matter of degree.
         assert_eq!(judged(&look(85.0), 1.9).1.len(), 1);
+    }
+
+    #[test]
+    fn a_level_that_is_new_at_this_time_fires_from_its_line_on_unless_its_peers_are_there_too() {
+        for (distance, shared, fires) in [
+            (2.0, 1.0, true),
+            (-2.0, 1.0, true),
+            (1.998, 1.0, false),
+            (3.0, 2.0, false),
+            (4.0, 2.0, true),
+        ] {
+            let mut look = look(21.2);
+            look.novelty = Some(Distance::new(18.0, distance, 1.6, 2.0));
+            let (mut fired, mut near) = (Vec::new(), Near::default());
+            let margins = (1.0, [1.0, shared, 1.0]);
+            let catalogue = Catalogue::default();
+            let worst = judge(&look, 7, &catalogue, margins, &mut fired, &mut near);
+            assert!((worst - distance.abs() / 2.0 / shared).abs() < 1e-6);
+            assert!(near.has(Rule::Novelty), "{distance}: close at least");
+            assert_eq!(fired.len(), usize::from(fires), "{distance}");
+            for verdict in fired {
+                assert_eq!(verdict.rule, Rule::Novelty);
+                assert!((verdict.observed - 18.0 - distance).abs() < 1e-6);
+                let line = 18.0 + distance.signum() * 2.0 * shared;
+                assert!((verdict.line - line).abs() < 1e-6, "{verdict:?}");
+            }
+        }
+        // As an explanation it comes after the others that know the value, and before the forest.
+        let places = [Rule::Z, Rule::Novelty, Rule::Forest].map(|rule| rule.place(false));
+        assert!(places.is_sorted(), "{places:?}");
     }
 
     #[test]

@@ -182,6 +182,8 @@ pub struct Look {
     pub season: Option<Distance>,
     /// The last hours against the last week.
     pub level: Option<Distance>,
+    /// The hours before against the nearest of the last week.
+    pub novelty: Option<Distance>,
 }
 
 impl Look {
@@ -371,6 +373,7 @@ impl Channel {
             rough: None,
             season: None,
             level: None,
+            novelty: None,
         }
     }
 
@@ -402,6 +405,7 @@ impl Channel {
         let slow = self.season.observe(value, time_ms, 3.0 * floor);
         look.season = slow.season;
         look.level = slow.level;
+        look.novelty = slow.novelty;
         look.jump = self.jump(&look, pace, 3.0 * floor);
         self.learn_z(&look, pace, config);
         self.long_term(&mut look, time_ms, pane_ms, config);

@@ -18,6 +18,10 @@ const OFFSET_BINS: usize = 72;
 const LAG: usize = 6;
 /// Bins of the short mean that is compared with the week: two hours.
 const SHORT_BINS: i64 = 12;
+/// Novelty is looked for every half hour …
+const HALF_HOUR: i64 = 3;
+/// … up to so many bins before and after this time of day: an hour.
+const NEARBY: i64 = 6;
 
 /// How the present stands to the time of day and to the week.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -26,6 +30,8 @@ pub struct Slow {
     pub season: Option<Distance>,
     /// Distance of the last two hours from the last week.
     pub level: Option<Distance>,
+    /// Distance of the two hours before from the nearest of the last week.
+    pub novelty: Option<Distance>,
 }
 
 /// A jump that is the beginning or the end of something.
@@ -40,7 +46,7 @@ pub struct Jump {
 }
 
 /// How far something is from what is usual.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Distance {
     /// What was to be expected, in the quantity's unit.
     pub expected: f32,
@@ -108,8 +114,67 @@ pub struct Season {
     usual_z: f64,
     /// Bins of the last week.
     week: Window<Moments>,
+    novelty: Novelty,
     /// Since when the slow rules have been over their lines.
     away_since: Option<i64>,
+}
+
+/// Two hours beside those of the last days around the same time of day. Where others ask how far the
+/// usual is, this asks for the nearest of them: days differ, and what was there on one of them is no
+/// news. So it sees what stays within the range of the week at the wrong time, and what is slow.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Novelty {
+    /// The last half hour that was looked at.
+    last: Option<i64>,
+    /// The size of the distance found last, in the quantity's unit.
+    size: f32,
+    /// The largest one before it, fading.
+    largest: f32,
+    /// From the nearest; `None` while little is known.
+    distance: Option<Distance>,
+}
+
+/// The mean of two hours, and the nearest to it of the days before.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Found {
+    mean: f32,
+    nearest: f32,
+    /// How many days have means around this time.
+    days: u8,
+}
+
+impl Novelty {
+    /// The line is so many times the largest distance so far.
+    const LINE: f64 = 1.25;
+    /// After so many half hours that one has faded to 1/e: 60 days.
+    const FADED: f32 = 60.0 * 48.0;
+    /// With fewer days to compare with, nothing is said.
+    const DAYS: u8 = 5;
+
+    /// Looks at a half hour; `spread` (of the week, 0: not known) and `floor` in the quantity's unit.
+    fn look(&mut self, half_hour: i64, found: Option<Found>, spread: f64, floor: f64) {
+        if let Some(last) = self.last {
+            let passed = (half_hour - last) as f32;
+            self.largest = (self.largest * (-passed / Self::FADED).exp()).max(self.size);
+        }
+        self.last = Some(half_hour);
+        (self.size, self.distance) = (0.0, None);
+        let Some(found) = found.filter(|_| spread > 0.0) else {
+            return;
+        };
+        let nearest = f64::from(found.nearest);
+        let distance = f64::from(found.mean) - nearest;
+        #[allow(clippy::cast_possible_truncation, reason = "seven digits are enough")]
+        let size = distance.abs() as f32;
+        self.size = size;
+        if found.days >= Self::DAYS {
+            // What is further away is found by the level: something that once was must not hide more.
+            let usual = f64::from(self.largest).min(LEVEL_LINE * spread).max(floor);
+            let line = Self::LINE * usual;
+            // Of a quantity without a floor that has stood still, nothing can be said.
+            self.distance = (line > 0.0).then(|| Distance::new(nearest, distance, usual, line));
+        }
+    }
 }
 
 /// What a sensor's quantity is expected to be by the time of day.
@@ -149,7 +214,7 @@ impl Season {
             self.close(floor);
         }
         if self.count == 0 {
-            self.open(bin);
+            self.open(bin, floor);
         }
         self.count += 1;
         self.sum += value;
@@ -192,6 +257,7 @@ impl Season {
         Slow {
             season: self.season(mean, floor),
             level: self.level(mean, floor),
+            novelty: self.novelty.distance,
         }
     }
 
@@ -305,7 +371,12 @@ impl Season {
     /// Begins a bin.
     // Cold as the end of one: once in ten minutes.
     #[cold]
-    fn open(&mut self, bin: i64) {
+    fn open(&mut self, bin: i64, floor: f64) {
+        let half_hour = bin.div_euclid(HALF_HOUR);
+        if self.novelty.last.is_none_or(|last| half_hour > last) {
+            let found = self.nearest(half_hour * HALF_HOUR);
+            self.novelty.look(half_hour, found, self.spread(), floor);
+        }
         self.bin = bin;
         self.expected = self.usual(bin);
         let before = (bin - SHORT_BINS + 1..bin).filter_map(|bin| self.table.at(bin));
@@ -381,6 +452,41 @@ impl Season {
         self.sum = 0.0;
     }
 
+    /// The mean of the two hours before `bin`, and the nearest to it on the days before, from an hour
+    /// earlier to an hour later. Of one bin alone no mean is made.
+    fn nearest(&self, bin: i64) -> Option<Found> {
+        let mean = |(sum, count): (f32, u8)| (count >= 2).then(|| sum / f32::from(count));
+        let add = |(sum, count): (f32, u8), mean: Option<f32>| match mean {
+            Some(mean) => (sum + mean, count + 1),
+            None => (sum, count),
+        };
+        let bins = |end: i64| (end - SHORT_BINS..end).map(|bin| self.table.at(bin));
+        let now = mean(bins(bin).fold((0.0, 0), add))?;
+        let mut nearest: Option<f32> = None;
+        let mut days = 0;
+        for back in 1..=7 {
+            let centre = bin - back * BINS_PER_DAY;
+            let first = centre - NEARBY - SHORT_BINS;
+            let read: SmallVec<[Option<f32>; 24]> = (first..centre + NEARBY)
+                .map(|bin| self.table.at(bin))
+                .collect();
+            let two_hours = read.windows(12).map(|bins| bins.iter().copied());
+            let day = two_hours
+                .filter_map(|bins| mean(bins.fold((0.0, 0), add)))
+                .min_by(|a, b| (now - a).abs().total_cmp(&(now - b).abs()));
+            days += u8::from(day.is_some());
+            nearest = nearest
+                .into_iter()
+                .chain(day)
+                .min_by(|a, b| (now - a).abs().total_cmp(&(now - b).abs()));
+        }
+        Some(Found {
+            mean: now,
+            nearest: nearest?,
+            days,
+        })
+    }
+
     /// Median over the days before of the mean around this time of day.
     fn usual(&self, bin: i64) -> Option<f64> {
         let width = BINS_PER_DAY;
@@ -439,6 +545,151 @@ mod tests {
             season.observe(wave(bin), bin * BIN_MS, FLOOR);
         }
         season
+    }
+
+    /// Beside the same thing done the long way, on a course with holes.
+    #[test]
+    fn the_nearest_of_the_days_before_is_found() {
+        let mut season = Season::default();
+        let mut means: std::collections::BTreeMap<i64, f64> = std::collections::BTreeMap::new();
+        let mean_before = |means: &std::collections::BTreeMap<i64, f64>, end: i64| {
+            let read: Vec<f64> = means.range(end - 12..end).map(|(_, mean)| *mean).collect();
+            (read.len() >= 2).then(|| read.iter().sum::<f64>() / read.len() as f64)
+        };
+        let mut compared = 0;
+        for bin in 0..9 * BINS_PER_DAY {
+            let is_hole = bin % 5 == 3 || (400..430).contains(&bin) || bin % BINS_PER_DAY > 120;
+            if !is_hole {
+                let value = wave(bin) + (bin as f64 / 190.0).cos() * 1.5;
+                season.observe(value, bin * BIN_MS, FLOOR);
+                // That of the present bin is not known yet.
+                if let Some(now) = mean_before(&means, bin)
+                    && let Some(found) = season.nearest(bin)
+                {
+                    let around = (1..=6)
+                        .flat_map(|back| (-6..=6).map(move |off| bin - back * BINS_PER_DAY + off));
+                    let others = around.filter_map(|end| mean_before(&means, end));
+                    let least = others
+                        .map(|then| (now - then).abs())
+                        .fold(f64::MAX, f64::min);
+                    assert!((f64::from(found.mean) - now).abs() < 2e-3, "bin {bin}");
+                    let distance = f64::from((found.mean - found.nearest).abs());
+                    // The table may still have the seventh day back.
+                    assert!(
+                        distance < least + 2e-3,
+                        "bin {bin}: {distance}, not {least}"
+                    );
+                    compared += usize::from((distance - least).abs() < 2e-3);
+                }
+                means.insert(bin, value);
+            }
+        }
+        assert!(compared > 500, "{compared}");
+    }
+
+    #[test]
+    fn a_level_that_no_day_had_around_this_time_is_new_once() {
+        let ratio = |slow: Slow| slow.novelty.map(|novelty| novelty.ratio());
+        let mut young = Season::default();
+        // Around midnight the day before counts as well.
+        for bin in 0..5 * BINS_PER_DAY - NEARBY {
+            let slow = young.observe(wave(bin), bin * BIN_MS, FLOOR);
+            assert_eq!(ratio(slow), None, "bin {bin}");
+        }
+        let mut season = grown(8);
+        let (first, quarter) = (8 * BINS_PER_DAY, BINS_PER_DAY / 4);
+        // From the warmest time of the day on it stays warm for six hours.
+        let warm = |bin: i64| {
+            if bin >= quarter && bin < 2 * quarter {
+                22.4
+            } else {
+                wave(bin)
+            }
+        };
+        for day in 0..2 {
+            let mut most = 0.0_f64;
+            for bin in 0..BINS_PER_DAY {
+                let now = first + day * BINS_PER_DAY + bin;
+                let slow = season.observe(warm(bin), now * BIN_MS, FLOOR);
+                let novelty = slow.novelty.unwrap();
+                assert!(
+                    bin > quarter || novelty.ratio() < 0.8,
+                    "bin {bin}: {novelty:?}"
+                );
+                most = most.max(novelty.ratio());
+                if novelty.ratio() >= 1.0 {
+                    assert!(
+                        novelty.distance > 0.0 && novelty.expected < 22.2,
+                        "{novelty:?}"
+                    );
+                }
+            }
+            // The day after it has been there.
+            assert_eq!(most >= 1.0, day == 0, "{most}");
+        }
+    }
+
+    /// The largest ratio of novelty while a course is read from `days.0` to `days.1`.
+    fn most_novel(season: &mut Season, days: (i64, i64), course: impl Fn(i64) -> f64) -> f64 {
+        let bins = days.0 * BINS_PER_DAY..days.1 * BINS_PER_DAY;
+        let novelties = bins.filter_map(|bin| {
+            let slow = season.observe(course(bin), bin * BIN_MS, FLOOR);
+            // As many as they like in a bin.
+            for _ in 0..bin.rem_euclid(3) {
+                season.observe(course(bin), bin * BIN_MS + 1, FLOOR);
+            }
+            slow.novelty
+        });
+        novelties.map(|novelty| novelty.ratio()).fold(0.0, f64::max)
+    }
+
+    #[test]
+    fn what_stood_still_for_long_or_went_far_is_not_deaf_afterwards() {
+        // A value whose mean is no whole step.
+        let mut still = Season::default();
+        assert!(most_novel(&mut still, (0, 9), |_| 20.1) < 1.0);
+        // The day's wave begins, and is known after a week; then a day that is warm at night.
+        most_novel(&mut still, (9, 18), wave);
+        assert!(most_novel(&mut still, (18, 19), wave) < 1.0);
+        let night = |bin: i64| {
+            let is_night = bin.rem_euclid(BINS_PER_DAY) > 90;
+            if is_night { 22.0 } else { wave(bin) }
+        };
+        assert!(most_novel(&mut still, (19, 20), night) >= 1.0);
+
+        let mut far = grown(8);
+        most_novel(&mut far, (8, 9), |bin| wave(bin) + 1e6);
+        most_novel(&mut far, (9, 18), wave);
+        let line = far.novelty.distance.unwrap().line;
+        assert!((1.0..12.0).contains(&line), "{line}");
+    }
+
+    #[test]
+    fn after_a_gap_it_is_silent_until_there_are_days_to_compare_with() {
+        for (gap, silent) in [(1, 0), (4, 5), (6, 5), (30, 5), (400, 5)] {
+            let mut season = grown(8);
+            let back = 8 + gap;
+            // Warmer by far, but there is nothing to say so.
+            let course = |bin: i64| wave(bin) + if bin / BINS_PER_DAY == back { 5.0 } else { 0.0 };
+            for day in back..back + 9 {
+                let most = most_novel(&mut season, (day, day + 1), course);
+                // The last hour before midnight has the days around it.
+                if day != back + silent - 1 {
+                    assert_eq!(
+                        most > 0.0,
+                        day >= back + silent,
+                        "gap {gap}, day {day}: {most}"
+                    );
+                }
+                assert!(day == back || most < 1.0, "gap {gap}, day {day}: {most}");
+            }
+        }
+        // An hour on the bench, installed days later.
+        let mut installed = Season::default();
+        for bin in 0..6 {
+            installed.observe(wave(bin), bin * BIN_MS, FLOOR);
+        }
+        assert!(most_novel(&mut installed, (6, 15), |bin| wave(bin) + 3.0) < 1.0);
     }
 
     #[test]

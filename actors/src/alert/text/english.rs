@@ -73,6 +73,7 @@ impl Tongue for English {
             Rule::Level => "the last two hours lie apart from the last week",
             Rule::Z => "far from the sensor's own baseline",
             Rule::Forest => "unlike the readings of its group, all quantities taken together",
+            Rule::Novelty => "at a level that no day of the last week had around this time",
         }
     }
 

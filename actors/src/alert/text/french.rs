@@ -75,6 +75,7 @@ impl Tongue for French {
             Rule::Level => "niveau",
             Rule::Z => "écart",
             Rule::Forest => "ensemble",
+            Rule::Novelty => "jamais vu",
         }
     }
 
@@ -91,6 +92,9 @@ impl Tongue for French {
             Rule::Level => "les deux dernières heures s'écartent de la dernière semaine",
             Rule::Z => "loin du niveau habituel du capteur",
             Rule::Forest => "différent des mesures de son groupe, toutes grandeurs confondues",
+            Rule::Novelty => {
+                "aucun jour de la dernière semaine n'était à ce niveau vers cette heure"
+            }
         }
     }
 

@@ -6,6 +6,7 @@ import { closable, el, keep, open, place, plural, put, recall, sign, span, stamp
 const RULES = {
   range: "impossible value", silence: "silence", stuck: "stuck value", rate: "jump", noise: "restless",
   season: "unlike this time of day", level: "new level", z: "far from its baseline", forest: "unlike its group",
+  novelty: "new at this time of day",
 };
 /** Sensors of an incident that are named one by one. */
 const NAMED = 6;

@@ -451,7 +451,7 @@ class Course {
   #at(u, one) {
     let value = one.observed;
     // Some rules count something else than the value.
-    if (one.quantity === null || ["noise", "stuck", "season", "level", "forest"].includes(one.rule)) {
+    if (one.quantity === null || ["noise", "stuck", "season", "level", "novelty", "forest"].includes(one.rule)) {
       const index = u.valToIdx(one.t / 1000);
       value = this.#mine().mean[index] ?? value;
     }
