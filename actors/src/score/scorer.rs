@@ -263,6 +263,9 @@ pub struct Scorer<M> {
     /// A gap after a reading from before is the engine's own deafness.
     hearing: Arc<Hearing>,
     epoch: u64,
+    /// No batch was scored yet. The one before the first may have been on its way into the store while
+    /// this was made.
+    fresh: bool,
 }
 
 impl<M: IncidentMemory> Scorer<M> {
@@ -306,10 +309,9 @@ impl<M: IncidentMemory> Scorer<M> {
             scores: Vec::new(),
             hearing,
             epoch,
+            fresh: true,
             memory,
         };
-        scorer.raise(&scorer.memory.raised()?);
-        scorer.meet()?;
         for model in scorer.memory.newest_models()? {
             scorer.next_generation = scorer.next_generation.max(model.generation + 1);
             let key = model.group.clone();
@@ -419,7 +421,12 @@ impl<M: IncidentMemory> Scorer<M> {
     }
 
     fn forget(&mut self, batch: &Batch) -> Result<(), store::Error> {
-        let Some(forget) = batch.catch_up(&mut self.epoch) else {
+        let mut forget = batch.catch_up(&mut self.epoch);
+        if self.fresh {
+            // Nothing is under way now: what was is stored, or will come again.
+            forget = Some(Forget::Everything);
+        }
+        let Some(forget) = forget else {
             return Ok(());
         };
         // Not only of the readings' sensors: time alone ends incidents, and silences begin them.
@@ -432,12 +439,15 @@ impl<M: IncidentMemory> Scorer<M> {
             Forget::Everything => self.meet()?,
         }
         self.next_order = 0;
-        // A refused batch may have carried them.
-        self.unsaved = self
-            .groups
-            .iter()
-            .filter_map(|(group, _)| group.model().cloned())
-            .collect();
+        if !self.fresh {
+            // A refused batch may have carried them.
+            self.unsaved = self
+                .groups
+                .iter()
+                .filter_map(|(group, _)| group.model().cloned())
+                .collect();
+        }
+        self.fresh = false;
         Ok(())
     }
 
@@ -744,4 +754,86 @@ impl<M: IncidentMemory> Scorer<M> {
 #[allow(clippy::cast_possible_truncation, reason = "shown and compared as f32")]
 fn score_of(ratio: f64) -> f32 {
     (ratio / (1.0 + ratio)) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::batch::Epochs;
+
+    const NOW_MS: i64 = 1_790_000_000_000;
+
+    /// A store that gets something while a Scorer is made.
+    #[derive(Debug, Clone, Default)]
+    struct Later(Rc<RefCell<Vec<Incident>>>);
+
+    impl IncidentMemory for Later {
+        fn current_incidents(&self) -> Result<Vec<Incident>, store::Error> {
+            Ok(self.0.borrow().clone())
+        }
+
+        fn newest_models(&self) -> Result<Vec<Model>, store::Error> {
+            Ok(Vec::new())
+        }
+    }
+
+    fn scorer(memory: &Later) -> Scorer<Later> {
+        let hearing = Arc::new(Hearing::since(i64::MIN));
+        let (config, setup, stats) = (
+            Config::default(),
+            Setup::default(),
+            stats::Config::default(),
+        );
+        Scorer::new(
+            memory.clone(),
+            Arc::default(),
+            config,
+            setup,
+            stats,
+            hearing,
+            0,
+        )
+        .unwrap()
+    }
+
+    /// A tick that finds `silent`.
+    fn tick(
+        scorer: &mut Scorer<Later>,
+        now_ms: i64,
+        silent: Vec<crate::stats::share::Silence>,
+    ) -> Changes {
+        let (batch, _answer) = Batch::new(Arc::default(), now_ms, &Arc::new(Epochs::default()));
+        let part = Part {
+            batch,
+            found: Vec::new(),
+            snapshots: Vec::new(),
+            silent,
+            known: 1,
+        };
+        scorer.score(vec![part]).unwrap().unwrap().changes
+    }
+
+    #[test]
+    fn what_was_committed_while_it_was_made_is_known() {
+        let memory = Later::default();
+        let silence = crate::stats::share::Silence {
+            sensor: "C001".try_into().unwrap(),
+            since_ms: NOW_MS - 600_000,
+            expected_ms: 10_000,
+        };
+        let opened = tick(&mut scorer(&memory), NOW_MS, vec![silence]).incidents;
+        assert_eq!(opened.len(), 1);
+        let mut again = scorer(&memory);
+        memory.0.borrow_mut().extend(opened.iter().cloned());
+        let changes = tick(&mut again, NOW_MS + 1000, vec![silence]);
+        assert_eq!(again.open_incidents(), 1);
+        let others = changes
+            .incidents
+            .iter()
+            .filter(|one| one.id() != opened[0].id());
+        assert_eq!(others.count(), 0);
+    }
 }
