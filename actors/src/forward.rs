@@ -41,8 +41,26 @@ const LAST_MS: i64 = 10 * 60_000;
 const REMOVALS: u32 = 20;
 /// A server that removes old readings itself does so once in a while; only then it is helped.
 const GRACE_MS: i64 = 2 * 3_600_000;
+/// While there is always something new, so much of it goes before a part of what is old.
+const NEW_FIRST: u32 = 4;
 /// A warning about the same trouble is repeated after this time.
 const REPEAT: Duration = Duration::from_mins(10);
+
+/// What is new goes first, what is old has time; but where new rows fill one command after the other,
+/// it must not wait for ever.
+#[derive(Debug, Default)]
+struct Turns {
+    /// Commands in a row that were full of what is new.
+    full: u32,
+}
+
+impl Turns {
+    /// Whether a part of what is old goes now, after a command that was `full` of what is new or not.
+    fn are_of_the_old(&mut self, full: bool) -> bool {
+        self.full = if full { self.full + 1 } else { 0 };
+        self.full.is_multiple_of(NEW_FIRST)
+    }
+}
 
 /// Where the copy stands, for the API.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -220,6 +238,7 @@ impl Forwarding {
             self.connect().await?;
         }
         let begun = Instant::now();
+        let mut turns = Turns::default();
         loop {
             if *self.stop.borrow() {
                 return Err(Stop::Asked);
@@ -234,9 +253,8 @@ impl Forwarding {
             if !rows.is_empty() {
                 self.forward(rows).await?;
             }
-            // What is new goes first; what is old has time. What comes within the second goes in
-            // one command.
-            if !full && !self.catch_up(now_ms).await? {
+            // What comes within the second goes in one command.
+            if turns.are_of_the_old(full) && !self.catch_up(now_ms).await? && !full {
                 return Ok(());
             }
         }
@@ -600,6 +618,18 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_new_goes_first_and_what_is_old_does_not_wait_for_ever() {
+        let mut turns = Turns::default();
+        let old = [true; 9].map(|full| turns.are_of_the_old(full));
+        assert_eq!(
+            old,
+            [false, false, false, true, false, false, false, true, false]
+        );
+        assert!(turns.are_of_the_old(false), "nothing new waits");
+        assert!(!turns.are_of_the_old(true));
+    }
 
     #[test]
     fn pauses_grow_and_end() {

@@ -48,8 +48,7 @@ const FORWARDER: &[Place] = &[
 const KEEPER: &[Place] = &[("keeper.rolled_up", 3), ("keeper.remove", 1)];
 /// What is removed may stay removed over the death, so it happens once.
 const REMOVED: &str = "keeper.removed";
-/// What was stored before there was a MongoDB is copied when nothing new waits, which a slow machine
-/// under load never sees; so this happens once, at the beginning.
+/// There is little that was stored before there was a MongoDB, so this happens once, at the beginning.
 const BACKLOG: &str = "forward.backlog";
 
 /// A MongoDB that is taken out of the config happens once.
