@@ -462,6 +462,7 @@ impl Season {
         };
         let bins = |end: i64| (end - SHORT_BINS..end).map(|bin| self.table.at(bin));
         let now = mean(bins(bin).fold((0.0, 0), add))?;
+        let nearer = |a: &f32, b: &f32| (now - a).abs().total_cmp(&(now - b).abs());
         let mut nearest: Option<f32> = None;
         let mut days = 0;
         for back in 1..=7 {
@@ -473,12 +474,9 @@ impl Season {
             let two_hours = read.windows(12).map(|bins| bins.iter().copied());
             let day = two_hours
                 .filter_map(|bins| mean(bins.fold((0.0, 0), add)))
-                .min_by(|a, b| (now - a).abs().total_cmp(&(now - b).abs()));
+                .min_by(nearer);
             days += u8::from(day.is_some());
-            nearest = nearest
-                .into_iter()
-                .chain(day)
-                .min_by(|a, b| (now - a).abs().total_cmp(&(now - b).abs()));
+            nearest = nearest.into_iter().chain(day).min_by(nearer);
         }
         Some(Found {
             mean: now,

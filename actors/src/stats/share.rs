@@ -566,26 +566,12 @@ impl<M: Memory> Share<M> {
 
 #[cfg(test)]
 mod tests {
-    use vigie_wire::TEMPERATURE;
-
     use super::*;
     use crate::batch::Epochs;
+    use crate::stats::state;
 
     fn reading(seq: u64) -> Reading {
-        let at_ms = 1_790_000_000_000 + seq.cast_signed() * 10_000;
-        Reading {
-            sensor: "C001".try_into().unwrap(),
-            device_ms: Some(at_ms),
-            received_ms: at_ms,
-            order_ms: at_ms,
-            identity: Identity::Sequence {
-                boot: "b".try_into().unwrap(),
-                seq,
-            },
-            next_s: None,
-            start: None,
-            values: smallvec::smallvec![(TEMPERATURE, 21.0)],
-        }
+        state::tests::reading(seq, seq.cast_signed() * 10_000, 21.0)
     }
 
     /// Has stored five readings of a sensor since the inventory was made.

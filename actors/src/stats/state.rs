@@ -324,13 +324,13 @@ impl SensorState {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use vigie_wire::{HUMIDITY, TEMPERATURE};
 
     use super::*;
     use crate::reading::Identity;
 
-    fn reading(seq: u64, time_ms: i64, temperature: f64) -> Reading {
+    pub(crate) fn reading(seq: u64, time_ms: i64, temperature: f64) -> Reading {
         Reading {
             sensor: "C001".try_into().unwrap(),
             device_ms: Some(time_ms),
