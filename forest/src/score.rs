@@ -7,7 +7,11 @@ use ndarray::{Array1, ArrayBase, Axis, Data, Ix2};
 use crate::error::IsolationForestError;
 use crate::forest::IsolationForest;
 use crate::math::{exp2_neg, to_f32};
-use crate::table::{BLOCKS, LANES};
+use crate::table::ROWS;
+
+/// Rows that are walked through a large tree together. Their walks do not depend on each other, so the
+/// processor overlaps the waits for memory.
+const LANES: usize = 8;
 
 /// In all of these a NaN in a row goes right at every split on its feature (`x < p` is false), as
 /// a value above all others would; infinities compare as usual. No row makes scoring fail or
@@ -51,7 +55,15 @@ impl IsolationForest {
                 found: rows.len(),
             });
         }
-        let (rows, out) = self.score_table(rows, out);
+        if let Some(table) = &self.table {
+            for (rows, out) in rows.chunks(ROWS * width).zip(out.chunks_mut(ROWS)) {
+                let sums = table.path_lengths(rows, width);
+                for (out, sum) in out.iter_mut().zip(sums) {
+                    *out = self.score_of_sum(sum);
+                }
+            }
+            return Ok(());
+        }
         let blocks = rows.chunks_exact(LANES * width);
         let rest = blocks.remainder();
         let mut outs = out.chunks_exact_mut(LANES);
@@ -79,10 +91,9 @@ impl IsolationForest {
     {
         self.check_width(rows.ncols())?;
         let mut scores = vec![0.0; rows.nrows()];
-        let at_once = BLOCKS * LANES;
-        let mut block = Vec::with_capacity(at_once.min(rows.nrows()) * rows.ncols());
-        let blocks = rows.axis_chunks_iter(Axis(0), at_once);
-        for (rows, out) in blocks.into_iter().zip(scores.chunks_mut(at_once)) {
+        let mut block = Vec::with_capacity(ROWS.min(rows.nrows()) * rows.ncols());
+        let blocks = rows.axis_chunks_iter(Axis(0), ROWS);
+        for (rows, out) in blocks.into_iter().zip(scores.chunks_mut(ROWS)) {
             block.clear();
             block.extend(rows.iter().map(|x| x.to_f32().unwrap_or(f32::NAN)));
             self.anomaly_scores_into(&block, out)?;
@@ -137,25 +148,6 @@ impl IsolationForest {
             node = nodes[(node.child + u32::from(left)) as usize];
         }
         node.value
-    }
-
-    /// Scores whole blocks with the table, if there is one, and gives the rest back.
-    fn score_table<'a>(&self, rows: &'a [f32], out: &'a mut [f32]) -> (&'a [f32], &'a mut [f32]) {
-        let Some(table) = &self.table else {
-            return (rows, out);
-        };
-        let width = self.n_features();
-        let whole = out.len() / LANES * LANES;
-        let (rows, rows_left) = rows.split_at(whole * width);
-        let (out, out_left) = out.split_at_mut(whole);
-        let at_once = BLOCKS * LANES;
-        for (rows, out) in rows.chunks(at_once * width).zip(out.chunks_mut(at_once)) {
-            let sums = table.path_lengths(rows, width);
-            for (out, sum) in out.iter_mut().zip(sums.as_flattened()) {
-                *out = self.score_of_sum(*sum);
-            }
-        }
-        (rows_left, out_left)
     }
 
     /// Scores `LANES` rows, tree by tree.

@@ -8,18 +8,21 @@ const LEVELS: u32 = 8;
 /// Splits of a complete tree, numbered from 1: those below split `n` are `2 n` (right) and
 /// `2 n + 1` (left), and what is below the last ones are leaves.
 const SPLITS: usize = 1 << LEVELS;
+/// The most features that a row may have.
+const FEATURES: usize = 32;
+/// Rows that go through a tree before the next one: it is in the nearest cache by then.
+pub(crate) const ROWS: usize = 64;
+
 /// Rows walked through a tree together. Their walks do not depend on each other, so the processor
 /// overlaps the waits for memory.
-pub(crate) const LANES: usize = 8;
-/// The most features that a block has room for.
-const FEATURES: usize = 32;
-/// Blocks that go through a tree before the next one: it is in the nearest cache by then.
-pub(crate) const BLOCKS: usize = 16;
+const LANES: usize = 8;
 
-/// Keys of `LANES` rows, feature by feature.
-type Block = [u32; FEATURES * LANES];
+/// Keys of `LANES` rows, feature by feature, shifted by 31 bits and with ones below: minus a
+/// [`Split`], it is negative if and only if its key is the smaller one. (The last lanes only spare
+/// checks of bounds.)
+type Block = [u64; FEATURES * LANES + LANES];
 
-/// Key of the split point in the upper half, where its feature begins in a [`Block`] in the lower.
+/// Key of the split point, shifted by 31 bits, and where its feature begins in a [`Block`].
 type Split = u64;
 
 /// Trees have at least so many nodes on average, or the table would be too large beside them.
@@ -28,7 +31,6 @@ const NODES: usize = 8;
 /// All trees of a forest, 3 KB each.
 #[derive(Debug, Clone)]
 pub(crate) struct Table {
-    levels: u32,
     splits: Vec<[Split; SPLITS]>,
     /// Path lengths of the leaves, by number modulo `SPLITS`.
     paths: Vec<[f32; SPLITS]>,
@@ -57,7 +59,6 @@ impl Table {
             return None;
         }
         let mut table = Self {
-            levels: height,
             splits: vec![[0; SPLITS]; roots.len()],
             paths: vec![[0.0; SPLITS]; roots.len()],
         };
@@ -73,34 +74,36 @@ impl Table {
         if node.is_leaf() {
             // No key is below 0: from here on, all go right.
             let mut leaf = number;
-            while leaf >> self.levels == 0 {
+            while leaf < SPLITS {
                 leaf *= 2;
             }
             self.paths[tree][leaf % SPLITS] = node.value;
             return;
         }
         let feature = u64::from(node.feature) * LANES as u64;
-        self.splits[tree][number] = u64::from(key(node.value)) << 32 | feature;
+        let split = u64::from(key(node.value)) << 31 | feature;
+        self.splits[tree][number] = split;
         self.fill(tree, nodes, node.child, 2 * number);
         self.fill(tree, nodes, node.child + 1, 2 * number + 1);
     }
 
-    /// Sums of the path lengths of rows of `width` features: of whole blocks, [`BLOCKS`] at most.
-    pub(crate) fn path_lengths(&self, rows: &[f32], width: usize) -> [[f64; LANES]; BLOCKS] {
-        let mut blocks: [Block; BLOCKS] = [[0; FEATURES * LANES]; BLOCKS];
-        let mut sums = [[0.0; LANES]; BLOCKS];
-        let given = rows.chunks_exact(LANES * width);
+    /// Sums of the path lengths of rows of `width` features; of [`ROWS`] rows at most.
+    pub(crate) fn path_lengths(&self, rows: &[f32], width: usize) -> [f64; ROWS] {
+        let mut blocks: [Block; ROWS / LANES] = [[0; FEATURES * LANES + LANES]; ROWS / LANES];
+        let mut sums = [0.0; ROWS];
+        let given = rows.chunks(LANES * width);
         let count = given.len();
         for (rows, block) in given.zip(&mut blocks) {
             for (lane, row) in rows.chunks_exact(width).enumerate() {
                 for (x, keys) in row.iter().zip(block.chunks_exact_mut(LANES)) {
-                    keys[lane] = key(*x);
+                    keys[lane] = u64::from(key(*x)) << 31 | u64::from(u32::MAX >> 1);
                 }
             }
         }
         for (splits, paths) in self.splits.iter().zip(&self.paths) {
-            for (block, sums) in blocks.iter().zip(&mut sums).take(count) {
-                let leaves = walk(splits, block, self.levels);
+            let sums = sums.chunks_exact_mut(LANES);
+            for (block, sums) in blocks.iter().zip(sums).take(count) {
+                let leaves = walk(splits, block);
                 for (sum, leaf) in sums.iter_mut().zip(leaves) {
                     *sum += f64::from(paths[usize::from(leaf)]);
                 }
@@ -111,15 +114,15 @@ impl Table {
 }
 
 /// The leaves in which the rows of a block end, modulo `SPLITS`.
-fn walk(splits: &[Split; SPLITS], block: &Block, levels: u32) -> [u8; LANES] {
+fn walk(splits: &[Split; SPLITS], block: &Block) -> [u8; LANES] {
     let mut at = [1_u8; LANES];
-    for _ in 0..levels {
+    for _ in 0..LEVELS {
         for (lane, at) in at.iter_mut().enumerate() {
             let split = splits[usize::from(*at)];
-            #[allow(clippy::cast_possible_truncation, reason = "the lower half is meant")]
-            let feature = split as usize & ((FEATURES - 1) * LANES);
-            let is_left = u64::from(block[feature | lane]) < split >> 32;
-            *at = *at << 1 | u8::from(is_left);
+            let [feature, ..] = split.to_le_bytes();
+            let difference = block[usize::from(feature) + lane].wrapping_sub(split);
+            let [.., sign] = difference.to_le_bytes();
+            *at = *at << 1 | sign >> 7;
         }
     }
     at

@@ -311,9 +311,9 @@ pub fn judge(
     let distances = [
         (Rule::Rate, look.rate, 1.0),
         (Rule::Noise, look.rough, 1.0),
-        (Rule::Season, look.season, shared[0]),
-        (Rule::Level, look.level, shared[1]),
-        (Rule::Novelty, look.novelty, shared[1]),
+        (Rule::Season, look.slow.season, shared[0]),
+        (Rule::Level, look.slow.level, shared[1]),
+        (Rule::Novelty, look.slow.novelty, shared[1]),
     ];
     for (rule, distance, shared) in distances {
         let Some(mut distance) = distance else {
@@ -366,7 +366,10 @@ pub fn judge(
 /// the other quantities share is one of the air: strange is where it leads. The step is the evidence.
 fn jumped(look: &Look, time_ms: i64, rate: Distance, jump: Jump) -> Verdict {
     let (observed, expected) = (f64::from(jump.observed), f64::from(jump.expected));
-    let line = look.season.map_or(0.0, |season| f64::from(season.line));
+    let line = look
+        .slow
+        .season
+        .map_or(0.0, |season| f64::from(season.line));
     Verdict {
         rule: Rule::Season,
         quantity: Some(look.quantity),
@@ -403,7 +406,7 @@ pub fn band(look: &Look, margin: impl Fn(Rule) -> f64) -> Option<Band> {
     if !look.plausible {
         return None;
     }
-    let season = look.season.map(|season| {
+    let season = look.slow.season.map(|season| {
         let season = season.with_margin(margin(Rule::Season));
         let (expected, line) = (season.expected, season.line);
         (expected - line, expected + line)
@@ -477,33 +480,21 @@ mod tests {
     use super::*;
 
     fn look(value: f64) -> Look {
+        let catalogue = Catalogue::default();
+        let spec = catalogue.get(TEMPERATURE).unwrap();
         Look {
-            quantity: TEMPERATURE,
-            value,
-            plausible: Catalogue::default()
-                .get(TEMPERATURE)
-                .unwrap()
-                .is_plausible(value),
+            plausible: spec.is_plausible(value),
             mean: 21.0,
             spread: 0.5,
             z: (value - 21.0) / 0.5,
             expected: 21.2,
             residual_spread: 0.1,
             residual_z: (value - 21.2) / 0.1,
-            step: 0.0,
-            noise_ratio: 0.0,
             usual_z: 2.0,
             warm: true,
             residual_warm: true,
-            frozen_since: None,
-            new_normal: false,
-            jump: None,
             rate: Some(Distance::new(21.2, value - 21.2, 0.1, 0.6)),
-            stuck: None,
-            rough: None,
-            season: None,
-            level: None,
-            novelty: None,
+            ..Look::of(TEMPERATURE, value)
         }
     }
 
@@ -549,12 +540,12 @@ mod tests {
     fn the_band_ends_where_rules_begin() {
         let mut at = look(21.2);
         at.rate = None;
-        at.season = Some(Distance::new(22.0, -0.8, 0.5, 2.5));
+        at.slow.season = Some(Distance::new(22.0, -0.8, 0.5, 2.5));
         let margin = |rule| if rule == Rule::Z { 2.0 } else { 1.0 };
         // z: 21 ± 8 × 0.5; season: 22 ± 2.5.
         let got = band(&at, |_| 1.0).unwrap();
         assert_eq!((got.low, got.high), (19.5, 24.5));
-        at.season = None;
+        at.slow.season = None;
         let got = band(&at, margin).unwrap();
         assert_eq!((got.low, got.high), (13.0, 29.0));
         for (value, fires) in [(28.9, false), (29.1, true)] {
@@ -564,10 +555,10 @@ mod tests {
             assert_eq!(!fired.is_empty(), fires, "{value}");
         }
         // The baseline has not followed yet: the season knows better.
-        at.season = Some(Distance::new(40.0, 0.0, 0.5, 2.5));
+        at.slow.season = Some(Distance::new(40.0, 0.0, 0.5, 2.5));
         let got = band(&at, |_| 1.0).unwrap();
         assert_eq!((got.low, got.high), (37.5, 42.5));
-        (at.season, at.warm) = (None, false);
+        (at.slow.season, at.warm) = (None, false);
         assert_eq!(band(&at, |_| 1.0), None);
     }
 
@@ -592,7 +583,7 @@ mod tests {
                 away_ms,
             });
             // It fires as well: one verdict of each rule is enough.
-            look.season = Some(Distance::new(20.5, 3.0, 0.5, 2.5));
+            look.slow.season = Some(Distance::new(20.5, 3.0, 0.5, 2.5));
             let (worst, fired) = judged(&look, 1.0);
             let rules: Vec<Rule> = fired.iter().map(|verdict| verdict.rule).collect();
             assert_eq!(rules, [Rule::Season, Rule::Rate], "the jump beside it");
@@ -640,7 +631,7 @@ mod tests {
             (4.0, 2.0, true),
         ] {
             let mut look = look(21.2);
-            look.novelty = Some(Distance::new(18.0, distance, 1.6, 2.0));
+            look.slow.novelty = Some(Distance::new(18.0, distance, 1.6, 2.0));
             let (mut fired, mut near) = (Vec::new(), Near::default());
             let margins = (1.0, [1.0, shared, 1.0]);
             let catalogue = Catalogue::default();

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use vigie_wire::QuantityId;
 
 use super::Config;
-use super::season::{BIN_MS, Distance, Jump, Season, SeasonOutlook};
+use super::season::{BIN_MS, Distance, Jump, Season, SeasonOutlook, Slow};
 use super::sketch::Sketch;
 use super::window::{self, Moments, Summary, Window};
 use crate::quantity::Quantity;
@@ -178,24 +178,51 @@ pub struct Look {
     pub stuck: Option<(u32, f64, i64)>,
     /// Size of reversals against the usual one.
     pub rough: Option<Distance>,
-    /// Against the time of day.
-    pub season: Option<Distance>,
-    /// The last hours against the last week.
-    pub level: Option<Distance>,
-    /// The hours before against the nearest of the last week.
-    pub novelty: Option<Distance>,
+    /// Against the time of day and the week.
+    pub slow: Slow,
 }
 
 impl Look {
+    /// Of a value that nothing is known of yet.
+    pub fn of(quantity: QuantityId, value: f64) -> Self {
+        Self {
+            quantity,
+            value,
+            plausible: false,
+            mean: 0.0,
+            spread: 0.0,
+            z: 0.0,
+            expected: 0.0,
+            residual_spread: 0.0,
+            residual_z: 0.0,
+            step: 0.0,
+            noise_ratio: 0.0,
+            usual_z: 0.0,
+            warm: false,
+            residual_warm: false,
+            frozen_since: None,
+            new_normal: false,
+            jump: None,
+            rate: None,
+            stuck: None,
+            rough: None,
+            slow: Slow::default(),
+        }
+    }
+
     /// See [`Course`].
     pub fn course(&self) -> Course {
+        self.course_of(self.slow)
+    }
+
+    fn course_of(&self, slow: Slow) -> Course {
         let share = |distance: Option<Distance>| {
             distance.map_or(0.0, |distance| distance.distance / distance.line)
         };
         #[allow(clippy::cast_possible_truncation, reason = "a share")]
         let z = (self.z / z_line(self.usual_z)) as f32;
         let z = if self.warm { z } else { 0.0 };
-        [share(self.season), share(self.level), z]
+        [share(slow.season), share(slow.level), z]
     }
 }
 
@@ -288,15 +315,22 @@ impl Channel {
 
     /// See `SensorState::touch`.
     pub fn touch(&self) -> u64 {
-        let soon = self.stale + 1 >= Self::STALE;
         self.last.to_bits()
             ^ self.usual.step.to_bits()
             ^ u64::from(self.run.length)
             ^ self.values.touch()
             ^ self.residuals.touch()
-            ^ self.steps.touch(soon)
-            ^ self.roughs.touch(soon)
+            ^ self.steps.touch()
+            ^ self.roughs.touch()
             ^ self.season.touch()
+            ^ self.course.0.cast_unsigned()
+            ^ u64::from(self.large.to_bits())
+    }
+
+    /// See `SensorState::touch_beyond`.
+    pub fn touch_beyond(&self) -> u64 {
+        let soon = self.stale + 1 >= Self::STALE;
+        self.steps.touch_beyond(soon) ^ self.roughs.touch_beyond(soon)
     }
 
     /// How far `value` is from the last one, as a share of the step that would be at the line.
@@ -339,83 +373,65 @@ impl Channel {
 
     /// Looks at `value`, and learns nothing.
     pub fn look(&self, id: QuantityId, value: f64, spec: &Quantity, seasoned: bool) -> Look {
-        let baseline = self.values.gathered().moments;
-        let spread = baseline.sd().max(spec.floor);
-        let residuals = self.residuals.gathered();
-        let residual_spread = residuals.sd().max(spec.floor);
-        let z = if baseline.count < 2 {
-            0.0
-        } else {
-            (value - baseline.mean) / spread
-        };
-        Look {
-            quantity: id,
-            value,
-            plausible: spec.is_plausible(value),
-            mean: baseline.mean,
-            spread,
-            z,
-            expected: self.ewma,
-            residual_spread,
-            residual_z: (value - self.ewma) / residual_spread,
-            step: value - self.last,
-            noise_ratio: ((self.noise.sqrt() + 0.1 * spec.floor)
-                / (residual_spread + 0.1 * spec.floor))
-                .ln(),
-            usual_z: self.usual_z,
-            warm: seasoned && baseline.count >= 30,
-            residual_warm: residuals.count >= Self::RESIDUALS,
-            frozen_since: self.frozen_since,
-            new_normal: false,
-            jump: None,
-            rate: None,
-            stuck: None,
-            rough: None,
-            season: None,
-            level: None,
-            novelty: None,
-        }
+        let mut look = Look::of(id, value);
+        self.look_at(&mut look, spec, seasoned);
+        look
     }
 
-    /// Looks at `value`, then learns from it what may be learned.
-    pub fn observe(
-        &mut self,
-        id: QuantityId,
-        value: f64,
-        pace: Pace,
-        spec: &Quantity,
-        config: &Config,
-    ) -> Look {
-        let time_ms = pace.time_ms;
+    /// Says of a value how it stands to the baselines.
+    fn look_at(&self, look: &mut Look, spec: &Quantity, seasoned: bool) {
+        let value = look.value;
+        let baseline = self.values.gathered().moments;
+        look.plausible = spec.is_plausible(value);
+        look.mean = baseline.mean;
+        look.spread = baseline.sd().max(spec.floor);
+        if baseline.count >= 2 {
+            look.z = (value - baseline.mean) / look.spread;
+        }
+        let residuals = self.residuals.gathered();
+        look.expected = self.ewma;
+        look.residual_spread = residuals.sd().max(spec.floor);
+        look.residual_z = (value - self.ewma) / look.residual_spread;
+        look.step = value - self.last;
+        let noise = self.noise.sqrt() + 0.1 * spec.floor;
+        look.noise_ratio = (noise / (look.residual_spread + 0.1 * spec.floor)).ln();
+        look.usual_z = self.usual_z;
+        look.warm = seasoned && baseline.count >= 30;
+        look.residual_warm = residuals.count >= Self::RESIDUALS;
+        look.frozen_since = self.frozen_since;
+    }
+
+    /// Looks at a value, then learns from it what may be learned. `look` is [`Look::of`] it: a look is
+    /// too large to be moved.
+    pub fn observe(&mut self, look: &mut Look, pace: Pace, spec: &Quantity, config: &Config) {
+        let (value, time_ms) = (look.value, pace.time_ms);
         let pane_ms = (config.window.as_ms() / window::PANES).max(1);
         self.values.advance(time_ms, pane_ms);
         self.residuals.advance(time_ms, pane_ms);
-        let mut look = self.look(id, value, spec, pace.seasoned);
+        self.look_at(look, spec, pace.seasoned);
         if !look.plausible {
-            return look;
+            return;
         }
         let floor = self.floor(spec);
-        let released = self.stuck(&mut look, pace, floor);
-        self.fast(&mut look, pace, floor);
+        let released = self.stuck(look, pace, floor);
+        self.fast(look, pace, floor);
         let usual_run = f64::from(released) < 0.5 * Run::FACTOR * f64::from(self.run.usual);
         if released > 0 && usual_run && look.rate.is_some_and(|rate| rate.ratio() >= 1.0) {
             // It stood still as it often does: this is a jump.
             look.stuck = None;
         }
-        let slow = self.season.observe(value, time_ms, 3.0 * floor);
-        look.season = slow.season;
-        look.level = slow.level;
-        look.novelty = slow.novelty;
-        look.jump = self.jump(&look, pace, 3.0 * floor);
-        self.learn_z(&look, pace, config);
-        self.long_term(&mut look, time_ms, pane_ms, config);
-        self.short_term(&look, config);
+        self.season.observe(value, time_ms, 3.0 * floor);
+        let slow = self.season.look(3.0 * floor);
+        look.slow = slow;
+        self.course = (time_ms, look.course_of(slow));
+        look.jump = self.jump(look, pace, 3.0 * floor);
+        self.learn_z(look, pace, config);
+        self.long_term(look, time_ms, pane_ms, config);
+        self.short_term(look, config);
         self.read_off();
         self.last = value;
         self.last_step = look.step;
         self.seen = self.seen.saturating_add(1);
-        self.course = (time_ms, look.course());
-        look
     }
 
     /// Reading quantiles off costs more than all the rest.
@@ -807,7 +823,9 @@ mod tests {
             self.bin += 1;
             let config = Config::default();
             let (channel, spec) = (&mut self.channel, &self.spec);
-            channel.observe(TEMPERATURE, value, pace, spec, &config)
+            let mut look = Look::of(TEMPERATURE, value);
+            channel.observe(&mut look, pace, spec, &config);
+            look
         }
 
         /// Four days: a wave in tenths of a degree, and in the morning a window is opened, which stirs

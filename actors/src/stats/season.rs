@@ -206,9 +206,7 @@ const ACCEPT_MS: i64 = 12 * 3_600_000;
 
 impl Season {
     /// Takes in a value of `time_ms`; `floor`: the smallest distance that means anything.
-    // What it returns is copied at once, and a processor waits for what it has only just written.
-    #[inline]
-    pub fn observe(&mut self, value: f64, time_ms: i64, floor: f64) -> Slow {
+    pub fn observe(&mut self, value: f64, time_ms: i64, floor: f64) {
         let bin = time_ms.div_euclid(BIN_MS);
         if self.count > 0 && bin > self.bin {
             self.close(floor);
@@ -218,13 +216,13 @@ impl Season {
         }
         self.count += 1;
         self.sum += value;
-        self.look(floor)
     }
 
     /// See `SensorState::touch`.
     pub fn touch(&self) -> u64 {
         let sums = self.sum.to_bits() ^ self.offset.to_bits() ^ self.usual_z.to_bits();
-        sums ^ u64::from(self.count) ^ self.sizes.touch(false) ^ self.week.touch()
+        let novelty = u64::from(self.novelty.size.to_bits());
+        sums ^ u64::from(self.count) ^ self.sizes.touch() ^ self.week.touch() ^ novelty
     }
 
     /// What the time of day lets expect.
@@ -248,7 +246,9 @@ impl Season {
         week.sd()
     }
 
-    /// What a value of `time_ms` would look like; nothing is learned.
+    /// How the open bin stands; nothing is learned.
+    // Inline: who has it written to memory and reads it at once waits for it.
+    #[inline]
     pub fn look(&self, floor: f64) -> Slow {
         if self.count == 0 {
             return Slow::default();
@@ -536,11 +536,16 @@ mod tests {
         20.0 + 2.4 * turn.sin() + noise
     }
 
+    fn observe(season: &mut Season, value: f64, time_ms: i64) -> Slow {
+        season.observe(value, time_ms, FLOOR);
+        season.look(FLOOR)
+    }
+
     /// A season after `days` days of readings every ten minutes.
     fn grown(days: i64) -> Season {
         let mut season = Season::default();
         for bin in 0..days * BINS_PER_DAY {
-            season.observe(wave(bin), bin * BIN_MS, FLOOR);
+            observe(&mut season, wave(bin), bin * BIN_MS);
         }
         season
     }
@@ -559,7 +564,7 @@ mod tests {
             let is_hole = bin % 5 == 3 || (400..430).contains(&bin) || bin % BINS_PER_DAY > 120;
             if !is_hole {
                 let value = wave(bin) + (bin as f64 / 190.0).cos() * 1.5;
-                season.observe(value, bin * BIN_MS, FLOOR);
+                observe(&mut season, value, bin * BIN_MS);
                 // That of the present bin is not known yet.
                 if let Some(now) = mean_before(&means, bin)
                     && let Some(found) = season.nearest(bin)
@@ -591,7 +596,7 @@ mod tests {
         let mut young = Season::default();
         // Around midnight the day before counts as well.
         for bin in 0..5 * BINS_PER_DAY - NEARBY {
-            let slow = young.observe(wave(bin), bin * BIN_MS, FLOOR);
+            let slow = observe(&mut young, wave(bin), bin * BIN_MS);
             assert_eq!(ratio(slow), None, "bin {bin}");
         }
         let mut season = grown(8);
@@ -608,7 +613,7 @@ mod tests {
             let mut most = 0.0_f64;
             for bin in 0..BINS_PER_DAY {
                 let now = first + day * BINS_PER_DAY + bin;
-                let slow = season.observe(warm(bin), now * BIN_MS, FLOOR);
+                let slow = observe(&mut season, warm(bin), now * BIN_MS);
                 let novelty = slow.novelty.unwrap();
                 assert!(
                     bin > quarter || novelty.ratio() < 0.8,
@@ -631,10 +636,10 @@ mod tests {
     fn most_novel(season: &mut Season, days: (i64, i64), course: impl Fn(i64) -> f64) -> f64 {
         let bins = days.0 * BINS_PER_DAY..days.1 * BINS_PER_DAY;
         let novelties = bins.filter_map(|bin| {
-            let slow = season.observe(course(bin), bin * BIN_MS, FLOOR);
+            let slow = observe(season, course(bin), bin * BIN_MS);
             // As many as they like in a bin.
             for _ in 0..bin.rem_euclid(3) {
-                season.observe(course(bin), bin * BIN_MS + 1, FLOOR);
+                observe(season, course(bin), bin * BIN_MS + 1);
             }
             slow.novelty
         });
@@ -685,7 +690,7 @@ mod tests {
         // An hour on the bench, installed days later.
         let mut installed = Season::default();
         for bin in 0..6 {
-            installed.observe(wave(bin), bin * BIN_MS, FLOOR);
+            observe(&mut installed, wave(bin), bin * BIN_MS);
         }
         assert!(most_novel(&mut installed, (6, 15), |bin| wave(bin) + 3.0) < 1.0);
     }
@@ -696,18 +701,18 @@ mod tests {
         let (first, half, quarter) = (8 * BINS_PER_DAY, BINS_PER_DAY / 2, BINS_PER_DAY / 4);
         let mut usual = season.clone();
         for bin in first..first + BINS_PER_DAY {
-            let slow = usual.observe(wave(bin), bin * BIN_MS, FLOOR);
+            let slow = observe(&mut usual, wave(bin), bin * BIN_MS);
             let ratio = slow.season.unwrap().ratio();
             assert!(ratio < 0.5, "bin {bin}: {ratio}");
             assert!(slow.level.unwrap().ratio() < 0.7);
         }
         // From the warmest time of the day on it is as if it were the coldest.
         for bin in first..first + quarter {
-            season.observe(wave(bin), bin * BIN_MS, FLOOR);
+            observe(&mut season, wave(bin), bin * BIN_MS);
         }
         let worst = (first + quarter..first + half)
             .map(|bin| {
-                let slow = season.observe(wave(bin + half), bin * BIN_MS, FLOOR);
+                let slow = observe(&mut season, wave(bin + half), bin * BIN_MS);
                 slow.season.unwrap().ratio()
             })
             .fold(0.0, f64::max);
@@ -720,7 +725,7 @@ mod tests {
         let first = 8 * BINS_PER_DAY;
         let mut level = 0.0_f64;
         for bin in first..first + 12 {
-            let slow = season.observe(wave(bin) + 9.0, bin * BIN_MS, FLOOR);
+            let slow = observe(&mut season, wave(bin) + 9.0, bin * BIN_MS);
             level = level.max(slow.level.unwrap().ratio());
         }
         assert!(level > 1.0, "{level}");
@@ -732,7 +737,7 @@ mod tests {
         let mut values = vec![0.0; 2];
         for (bin, off) in (8 * BINS_PER_DAY..).zip(course) {
             values.push(wave(bin) + off);
-            season.observe(wave(bin) + off, bin * BIN_MS, FLOOR);
+            observe(&mut season, wave(bin) + off, bin * BIN_MS);
         }
         let [.., second, first, value] = values[..] else {
             return None;
@@ -794,7 +799,7 @@ mod tests {
         assert_eq!(jumps(&back, true), None);
         // Half a day must be known.
         let mut young = grown(1);
-        young.observe(25.0, BINS_PER_DAY * BIN_MS, FLOOR);
+        observe(&mut young, 25.0, BINS_PER_DAY * BIN_MS);
         assert_eq!(young.jump([20.0; 2], (25.0, true), BIN_MS, FLOOR), None);
     }
 
@@ -802,10 +807,10 @@ mod tests {
     fn the_pace_of_the_sensor_does_not_matter() {
         let (mut slow, mut fast) = (Season::default(), Season::default());
         for bin in 0..3 * BINS_PER_DAY {
-            slow.observe(wave(bin), bin * BIN_MS, FLOOR);
+            observe(&mut slow, wave(bin), bin * BIN_MS);
             for tenth in 0..10 {
                 let time_ms = bin * BIN_MS + tenth * BIN_MS / 10;
-                fast.observe(wave(bin), time_ms, FLOOR);
+                observe(&mut fast, wave(bin), time_ms);
             }
         }
         let (slow, fast) = (slow.look(FLOOR), fast.look(FLOOR));
@@ -820,7 +825,7 @@ mod tests {
         let mut season = grown(8);
         let bin = 8 * BINS_PER_DAY + 40;
         for bin in 8 * BINS_PER_DAY..=bin {
-            season.observe(wave(bin), bin * BIN_MS, FLOOR);
+            observe(&mut season, wave(bin), bin * BIN_MS);
         }
         let span = (0, (bin + 1000) * BIN_MS);
         let outlook = season.outlook(span, FLOOR).unwrap();
@@ -843,11 +848,11 @@ mod tests {
     fn pauses_leave_holes_and_a_week_of_them_begins_anew() {
         let mut season = grown(3);
         let later = 6 * BINS_PER_DAY + 5;
-        season.observe(20.0, later * BIN_MS, FLOOR);
+        observe(&mut season, 20.0, later * BIN_MS);
         assert!(season.expected.is_some(), "three days are remembered");
         let much_later = 30 * BINS_PER_DAY;
-        season.observe(20.0, much_later * BIN_MS, FLOOR);
-        season.observe(20.0, (much_later + 1) * BIN_MS, FLOOR);
+        observe(&mut season, 20.0, much_later * BIN_MS);
+        observe(&mut season, 20.0, (much_later + 1) * BIN_MS);
         assert_eq!(season.expected, None);
     }
 }

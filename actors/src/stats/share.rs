@@ -147,46 +147,72 @@ struct Resident {
     /// Batch in which it was last touched.
     touched: u64,
     /// When a late reading of it was received, which the state does not know.
-    heard_ms: i64,
+    late_ms: i64,
     /// The batch in which its present silence was told.
     silence_told: Option<u64>,
 }
 
-/// Sensors in memory, by id. A table of pointers: with ids in it, it would not fit the cache.
+impl Resident {
+    /// When it was last heard, whatever its clock says.
+    fn heard_ms(&self) -> i64 {
+        self.state.received_ms.max(self.late_ms)
+    }
+
+    /// When it is overdue if it is not heard any more, and everybody could have heard it;
+    /// [`i64::MAX`] while nothing is expected.
+    fn overdue_ms(&self, line: SilenceLine) -> i64 {
+        let expected_ms = self.state.expected_gap_ms();
+        expected_ms.map_or(i64::MAX, |expected| {
+            self.heard_ms().saturating_add(line.ms(expected))
+        })
+    }
+}
+
+/// Sensors in memory, by the hash of their ids. A table of pointers: with states in it, it would not
+/// fit the cache; with hashes in it, nothing has to be fetched to find the right one.
 #[derive(Debug, Default)]
-struct Residents(HashTable<Box<Resident>>);
+struct Residents(HashTable<(u64, Box<Resident>)>);
 
 impl Residents {
     fn hash(sensor: &SensorId) -> u64 {
         xxh3_64(sensor.as_bytes())
     }
 
-    fn get(&self, sensor: &SensorId) -> Option<&Resident> {
-        let found = self
-            .0
-            .find(Self::hash(sensor), |resident| resident.sensor == *sensor);
-        found.map(Box::as_ref)
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Resident> {
+        self.0.iter().map(|(_, resident)| resident.as_ref())
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Resident> {
+        self.0.iter_mut().map(|(_, resident)| resident.as_mut())
+    }
+
+    /// Who is there by that hash: almost surely the one that is meant.
+    fn guess(&self, hash: u64) -> Option<&Resident> {
+        let found = self.0.find(hash, |(other, _)| *other == hash);
+        found.map(|(_, resident)| resident.as_ref())
     }
 
     fn get_mut(&mut self, sensor: &SensorId) -> Option<&mut Resident> {
         let hash = Self::hash(sensor);
-        let found = self.0.find_mut(hash, |resident| resident.sensor == *sensor);
-        found.map(Box::as_mut)
+        let is_it = |(_, resident): &(u64, Box<Resident>)| resident.sensor == *sensor;
+        Some(self.0.find_mut(hash, is_it)?.1.as_mut())
     }
 
     /// `resident` must not be there yet.
     fn insert(&mut self, resident: Resident) {
         let hash = Self::hash(&resident.sensor);
-        self.0
-            .insert_unique(hash, Box::new(resident), |other| Self::hash(&other.sensor));
+        let entry = (hash, Box::new(resident));
+        self.0.insert_unique(hash, entry, |(hash, _)| *hash);
     }
 
     fn remove(&mut self, sensor: &SensorId) -> Option<Box<Resident>> {
         let hash = Self::hash(sensor);
-        let found = self
-            .0
-            .find_entry(hash, |resident| resident.sensor == *sensor);
-        Some(found.ok()?.remove().0)
+        let is_it = |(_, resident): &(u64, Box<Resident>)| resident.sensor == *sensor;
+        Some(self.0.find_entry(hash, is_it).ok()?.remove().0.1)
     }
 }
 
@@ -203,6 +229,10 @@ pub struct Share<M> {
     resting: HashMap<SensorId, Resting, Xxh3DefaultBuilder>,
     hearing: Arc<Hearing>,
     last_check_ms: i64,
+    /// The hearing's `since_ms` then.
+    listening_ms: i64,
+    /// Nobody is overdue before this time, unless one of those two goes back or changes.
+    none_overdue_ms: i64,
     batches: u64,
     /// Identities that entered lately after the store was asked: it may not have them yet.
     /// With the batch in which they did.
@@ -284,6 +314,8 @@ impl<M: Memory> Share<M> {
             resting: resting.into_iter().collect(),
             hearing,
             last_check_ms: i64::MIN,
+            listening_ms: i64::MIN,
+            none_overdue_ms: i64::MIN,
             batches: 0,
             asked: HashMap::default(),
             epoch,
@@ -292,7 +324,7 @@ impl<M: Memory> Share<M> {
 
     /// Sensors known to this share.
     pub fn known(&self) -> usize {
-        self.residents.0.len() + self.resting.len()
+        self.residents.len() + self.resting.len()
     }
 
     /// Takes a batch in: looks at the arrivals of its own sensors.
@@ -330,7 +362,6 @@ impl<M: Memory> Share<M> {
             .unsigned_abs()
             >= 1000
         {
-            self.last_check_ms = batch.now_ms;
             part.silent = self.silent(batch.now_ms)?;
         }
         self.put_to_sleep();
@@ -349,16 +380,23 @@ impl<M: Memory> Share<M> {
     }
 
     /// Brings the states of the next arrivals from memory into the cache, all at once instead of
-    /// one after the other: with thousands of sensors none of them is there yet.
+    /// one after the other: with thousands of sensors none of them is there yet. Nothing here is
+    /// decided by what is being fetched, for a processor that guesses wrong fetches anew.
     fn fetch(&self, ahead: &[Arrival]) {
         let residents: SmallVec<[&Resident; AHEAD]> = ahead
             .iter()
-            .filter_map(|arrival| self.residents.get(&self.own(arrival)?.sensor))
+            .filter_map(|arrival| {
+                let reading = self.own(arrival)?;
+                self.residents.guess(Residents::hash(&reading.sensor))
+            })
             .collect();
-        let touched = residents
+        let touched = residents.iter().fold(0, |sum, resident| {
+            sum ^ resident.touched ^ resident.state.touch()
+        });
+        let pointed = residents
             .iter()
-            .fold(0, |sum, resident| sum ^ resident.state.touch());
-        std::hint::black_box(touched);
+            .fold(0, |sum, resident| sum ^ resident.state.touch_beyond());
+        std::hint::black_box((touched, pointed));
     }
 
     /// States that were computed from refused readings come back from the store, and what was told
@@ -367,8 +405,9 @@ impl<M: Memory> Share<M> {
         let forget = batch.catch_up(&mut self.epoch);
         if forget.is_some() {
             self.asked.clear();
+            self.none_overdue_ms = i64::MIN;
             let recent = self.batches.saturating_sub(UNDER_WAY);
-            for resident in &mut self.residents.0 {
+            for resident in self.residents.iter_mut() {
                 resident.silence_told.take_if(|told| *told >= recent);
             }
             for resting in self.resting.values_mut() {
@@ -383,7 +422,7 @@ impl<M: Memory> Share<M> {
                 }
             }
             Some(Forget::Everything) => {
-                let residents = self.residents.0.iter();
+                let residents = self.residents.iter();
                 let all: Vec<SensorId> = residents.map(|resident| resident.sensor).collect();
                 for sensor in all {
                     self.rest(&sensor);
@@ -410,7 +449,7 @@ impl<M: Memory> Share<M> {
     ) -> Result<(), store::Error> {
         // Findings are large: each is made where it stays.
         let found = &mut part.found;
-        if self.residents.get(&reading.sensor).is_none() {
+        if self.residents.get_mut(&reading.sensor).is_none() {
             self.wake(&reading.sensor)?;
         }
         let Some(resident) = self.residents.get_mut(&reading.sensor) else {
@@ -431,23 +470,30 @@ impl<M: Memory> Share<M> {
             Standing::Duplicate => found.push((index, Finding::Duplicate)),
             Standing::Late => {
                 // Whatever its clock says, the sensor is alive.
-                resident.heard_ms = resident.heard_ms.max(reading.received_ms);
+                resident.late_ms = resident.late_ms.max(reading.received_ms);
                 resident.silence_told = None;
+                let overdue_ms = resident.overdue_ms(self.silence);
+                self.none_overdue_ms = self.none_overdue_ms.min(overdue_ms);
                 let state = &resident.state;
                 let observed = state.look_back(reading, &self.catalogue, &self.config);
                 found.push((index, Finding::Late(observed)));
             }
             Standing::InOrder | Standing::AskStore => {
+                found.push((index, Finding::Entered(Observed::default())));
+                let Some((_, Finding::Entered(observed))) = found.last_mut() else {
+                    return Ok(());
+                };
                 let state = &mut resident.state;
-                let observed = state.enter(reading, &self.catalogue, &self.config);
+                state.enter_into(observed, reading, &self.catalogue, &self.config);
                 let (entered, started) = (observed.entered, observed.started);
-                found.push((index, Finding::Entered(observed)));
                 resident.silence_told = None;
+                let overdue_ms = resident.overdue_ms(self.silence);
+                self.none_overdue_ms = self.none_overdue_ms.min(overdue_ms);
                 let every = u64::from(self.config.snapshot_every);
                 let due = (entered + phase(&reading.sensor, every)).is_multiple_of(every);
                 // Who asks about a device reads the snapshot only.
                 if entered == 1 || started || due {
-                    let snapshot = Snapshot::of(state)?;
+                    let snapshot = Snapshot::of(&resident.state)?;
                     part.snapshots.push((reading.sensor, snapshot));
                 }
             }
@@ -467,7 +513,7 @@ impl<M: Memory> Share<M> {
             sensor: *sensor,
             state: SensorState::default(),
             touched: self.batches,
-            heard_ms: i64::MIN,
+            late_ms: i64::MIN,
             silence_told: resting.and_then(|resting| resting.silence_told),
         };
         // Also of one that is new here: its first readings may have been stored since the inventory.
@@ -475,12 +521,20 @@ impl<M: Memory> Share<M> {
             resident.state = recalled.replay(&self.catalogue, &self.config);
         }
         self.resting.remove(sensor);
+        let overdue_ms = resident.overdue_ms(self.silence);
+        self.none_overdue_ms = self.none_overdue_ms.min(overdue_ms);
         self.residents.insert(resident);
         Ok(())
     }
 
+    /// Who has gone silent since the last look. Looks only if somebody can have.
     fn silent(&mut self, now_ms: i64) -> Result<Vec<Silence>, store::Error> {
         let (line, listening) = (self.silence, self.hearing.since_ms());
+        let as_before = now_ms >= self.last_check_ms && listening == self.listening_ms;
+        (self.last_check_ms, self.listening_ms) = (now_ms, listening);
+        if as_before && now_ms <= self.none_overdue_ms {
+            return Ok(Vec::new());
+        }
         let since = |received_ms: i64| match received_ms {
             // Recorded times are as they are.
             heard if listening == i64::MIN => heard,
@@ -488,57 +542,61 @@ impl<M: Memory> Share<M> {
             heard if heard >= listening && heard <= now_ms => heard,
             _ => listening.saturating_add(RECONNECT_MS),
         };
-        let is_overdue = |received_ms: i64, expected_ms: Option<i64>| {
-            let waited_ms = now_ms.saturating_sub(since(received_ms));
-            expected_ms.filter(|expected| waited_ms > line.ms(*expected))
+        let overdue_ms = |received_ms: i64, expected_ms: Option<i64>| {
+            expected_ms.map_or(i64::MAX, |expected| {
+                since(received_ms).saturating_add(line.ms(expected))
+            })
         };
         // A resting sensor's word is a few readings old: look closer before speaking.
-        let suspects: Vec<SensorId> = self
-            .resting
-            .iter()
-            .filter(|(_, resting)| {
-                resting.silence_told.is_none()
-                    && is_overdue(resting.received_ms, resting.expected_ms).is_some()
-            })
-            .map(|(sensor, _)| *sensor)
-            .take(1024)
-            .collect();
+        let mut next_ms = i64::MAX;
+        let mut suspects = Vec::new();
+        for (sensor, resting) in &self.resting {
+            if resting.silence_told.is_some() {
+                continue;
+            }
+            let overdue_ms = overdue_ms(resting.received_ms, resting.expected_ms);
+            if overdue_ms < now_ms && suspects.len() < 1024 {
+                suspects.push(*sensor);
+            } else {
+                next_ms = next_ms.min(overdue_ms);
+            }
+        }
         for sensor in &suspects {
             self.wake(sensor)?;
         }
         let mut silent = Vec::new();
-        for resident in &mut self.residents.0 {
+        for resident in self.residents.iter_mut() {
             if resident.silence_told.is_some() {
                 continue;
             }
-            let state = &resident.state;
-            let heard_ms = state.received_ms.max(resident.heard_ms);
-            if let Some(expected_ms) = is_overdue(heard_ms, state.expected_gap_ms()) {
-                resident.silence_told = Some(self.batches);
-                let since_ms = since(heard_ms);
-                silent.push(Silence {
-                    sensor: resident.sensor,
-                    since_ms,
-                    expected_ms,
-                });
+            let (heard_ms, expected) = (resident.heard_ms(), resident.state.expected_gap_ms());
+            let overdue_ms = overdue_ms(heard_ms, expected);
+            match expected {
+                Some(expected_ms) if overdue_ms < now_ms => {
+                    resident.silence_told = Some(self.batches);
+                    let since_ms = since(heard_ms);
+                    silent.push(Silence {
+                        sensor: resident.sensor,
+                        since_ms,
+                        expected_ms,
+                    });
+                }
+                _ => next_ms = next_ms.min(overdue_ms),
             }
         }
+        self.none_overdue_ms = next_ms;
         silent.sort_unstable_by_key(|silence| silence.sensor);
         Ok(silent)
     }
 
     /// When the next sensor will be overdue that is not known to be silent yet; of those in memory.
     pub fn overdue_ms(&self) -> Option<i64> {
-        let line = self.silence;
-        self.residents
-            .0
-            .iter()
-            .filter(|resident| resident.silence_told.is_none())
-            .filter_map(|resident| {
-                let heard_ms = resident.state.received_ms.max(resident.heard_ms);
-                Some(heard_ms + line.ms(resident.state.expected_gap_ms()?))
-            })
-            .min()
+        let untold = self.residents.iter();
+        let untold = untold.filter(|resident| resident.silence_told.is_none());
+        let first = untold
+            .map(|resident| resident.overdue_ms(self.silence))
+            .min();
+        first.filter(|first| *first < i64::MAX)
     }
 
     /// Keeps the number of states in memory bounded. What the last two batches touched stays: it
@@ -546,18 +604,17 @@ impl<M: Memory> Share<M> {
     fn put_to_sleep(&mut self) {
         let limit = u64::from(self.config.max_resident).div_ceil(self.shares);
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        if self.residents.0.len() <= limit {
+        if self.residents.len() <= limit {
             return;
         }
         let mut idle: Vec<(u64, SensorId)> = self
             .residents
-            .0
             .iter()
             .filter(|resident| resident.touched + UNDER_WAY < self.batches)
             .map(|resident| (resident.touched, resident.sensor))
             .collect();
         idle.sort_unstable();
-        let excess = self.residents.0.len() - limit + limit / 8;
+        let excess = self.residents.len() - limit + limit / 8;
         for (_, sensor) in idle.into_iter().take(excess) {
             self.rest(&sensor);
         }

@@ -45,13 +45,20 @@ impl Sketch {
         self.day = self.day.max(day);
     }
 
-    /// See `SensorState::touch`. `soon`: the buckets will be needed.
-    pub fn touch(&self, soon: bool) -> u64 {
-        let soon = soon || self.waiting.len() + 1 >= self.waiting.inline_size();
+    /// See `SensorState::touch`.
+    pub fn touch(&self) -> u64 {
+        let lengths = self.weights.len() ^ self.waiting.len();
+        self.day.cast_unsigned() ^ u64::from(self.total.to_bits()) ^ lengths as u64
+    }
+
+    /// See `SensorState::touch_beyond`. `soon`: the buckets will be needed.
+    pub fn touch_beyond(&self, soon: bool) -> u64 {
+        if !soon && self.waiting.len() + 1 < self.waiting.inline_size() {
+            return 0;
+        }
         // One of each cache line.
-        let weights = self.weights.iter().step_by(16).filter(|_| soon);
-        let weights = weights.fold(0, |sum, weight| sum ^ weight.to_bits());
-        u64::from(self.total.to_bits() ^ weights)
+        let weights = self.weights.iter().step_by(16);
+        weights.fold(0, |sum, weight| sum ^ u64::from(weight.to_bits()))
     }
 
     /// Takes in the size of a finite number; with a weight below 1 it counts for less. Eight of

@@ -50,6 +50,16 @@ impl Interval {
         }
     }
 
+    /// See [`SensorState::touch`].
+    fn touch(&self) -> u64 {
+        u64::from(self.median_ms)
+    }
+
+    /// See [`SensorState::touch_beyond`].
+    fn touch_beyond(&self) -> u64 {
+        u64::from(self.last.get(usize::from(self.next)).copied().unwrap_or(0))
+    }
+
     /// The longest gap that is nothing special.
     pub fn common_ms(&self) -> i64 {
         i64::from(self.common_ms)
@@ -181,6 +191,20 @@ impl SensorState {
 
     /// Takes in a reading whose standing is [`Standing::InOrder`].
     pub fn enter(&mut self, reading: &Reading, catalogue: &Catalogue, config: &Config) -> Observed {
+        let mut observed = Observed::default();
+        self.enter_into(&mut observed, reading, catalogue, config);
+        observed
+    }
+
+    /// [`SensorState::enter`], for who needs it fast: a new `observed`, which is too large to be moved,
+    /// is filled where it is.
+    pub fn enter_into(
+        &mut self,
+        observed: &mut Observed,
+        reading: &Reading,
+        catalogue: &Catalogue,
+        config: &Config,
+    ) {
         let gap_ms = (self.entered > 0).then(|| reading.order_ms - self.newest_ms);
         let expected_gap_ms = self.expected_gap_ms();
         let seasoned = self.is_seasoned(config);
@@ -222,18 +246,13 @@ impl SensorState {
                 stirs.push((*id, channel.stir(*value)));
             }
         }
-        // Filled where it will be: it is large.
-        let mut observed = Observed {
-            entered: self.entered,
-            looks: SmallVec::new(),
-            gap_ms,
-            heard_before_ms,
-            expected_gap_ms,
-            skipped,
-            started,
-            restarted,
-        };
-        let looks = &mut observed.looks;
+        observed.entered = self.entered;
+        observed.gap_ms = gap_ms;
+        observed.heard_before_ms = heard_before_ms;
+        observed.expected_gap_ms = expected_gap_ms;
+        observed.skipped = skipped;
+        observed.started = started;
+        observed.restarted = restarted;
         for (id, value) in &reading.values {
             let Some(spec) = catalogue.get(*id) else {
                 continue;
@@ -247,16 +266,19 @@ impl SensorState {
                     &mut self.channels[newest].1
                 }
                 None => {
-                    looks.push(Channel::new(*value).look(*id, *value, spec, false));
+                    let look = Channel::new(*value).look(*id, *value, spec, false);
+                    observed.looks.push(look);
                     continue;
                 }
             };
             let others = stirs.iter().filter(|(other, _)| other != id);
             let others = others.fold(0.0_f64, |most, (_, stir)| most.max(*stir));
             let pace = Pace { others, ..pace };
-            looks.push(channel.observe(*id, *value, pace, spec, config));
+            observed.looks.push(Look::of(*id, *value));
+            if let Some(look) = observed.looks.last_mut() {
+                channel.observe(look, pace, spec, config);
+            }
         }
-        observed
     }
 
     /// Looks at a late reading; changes nothing.
@@ -302,10 +324,21 @@ impl SensorState {
         outlook.collect()
     }
 
-    /// Reads a little of everything that the next reading will need; the sum means nothing.
+    /// Reads a little of every part that the next reading will need; the sum means nothing.
     pub fn touch(&self) -> u64 {
-        let channels = self.channels.iter().map(|(_, channel)| channel.touch());
-        channels.fold(self.entered ^ self.recent.touch(), |sum, next| sum ^ next)
+        let own = self.entered ^ self.interval.touch() ^ self.recent.touch();
+        let channels = self.channels.iter();
+        channels.fold(own, |sum, (id, channel)| {
+            sum ^ u64::from(id.0) ^ channel.touch()
+        })
+    }
+
+    /// The same of what those parts only point at.
+    pub fn touch_beyond(&self) -> u64 {
+        let channels = self.channels.iter();
+        channels.fold(self.interval.touch_beyond(), |sum, (_, channel)| {
+            sum ^ channel.touch_beyond()
+        })
     }
 
     /// Where its quantities were last, and when.
