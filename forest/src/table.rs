@@ -11,7 +11,7 @@ const SPLITS: usize = 1 << LEVELS;
 /// The most features that a row may have.
 const FEATURES: usize = 32;
 /// Rows that go through a tree before the next one: it is in the nearest cache by then.
-pub(crate) const ROWS: usize = 64;
+pub(crate) const ROWS: usize = 48;
 
 /// Rows walked through a tree together. Their walks do not depend on each other, so the processor
 /// overlaps the waits for memory.

@@ -76,6 +76,28 @@ pub struct ScoredReading {
 }
 
 impl ScoredReading {
+    /// What is known of it before any rule.
+    fn of(index: u32, reading: &Reading, kind: Kind, observed: &Observed) -> Self {
+        Self {
+            index,
+            time_ms: reading.order_ms,
+            kind,
+            entered: observed.entered,
+            z: SmallVec::new(),
+            bands: SmallVec::new(),
+            score: 0.0,
+            forest: 0.0,
+            near: Near::default(),
+            generation: 0,
+            fired: Vec::new(),
+            skipped: observed.skipped,
+            meanwhile: Meanwhile::default(),
+            restarted: observed.restarted,
+            expected_ms: observed.expected_gap_ms,
+            heard_before_ms: observed.heard_before_ms.unwrap_or(i64::MAX),
+        }
+    }
+
     /// As it is stored.
     fn row(&self, reading: &Reading) -> Row {
         let z = self.z.iter().copied().chain(std::iter::repeat(0.0));
@@ -386,14 +408,24 @@ impl<M: IncidentMemory> Scorer<M> {
         }
 
         let arrivals = Arc::clone(&scored.batch.arrivals);
+        let nothing = Observed::default();
         for (index, finding) in &found {
             let Some(Arrival::Reading(reading)) = arrivals.get(*index as usize) else {
                 continue;
             };
+            let (kind, observed) = match finding {
+                Finding::Entered(observed) => (Kind::Entered, observed),
+                Finding::Late(observed) => (Kind::Late, observed),
+                Finding::Duplicate => (Kind::Duplicate, &nothing),
+                Finding::TooManySensors => (Kind::TooManySensors, &nothing),
+            };
             let at = scored.readings.len();
-            scored
-                .readings
-                .push(self.rules(at, *index, reading, finding));
+            let row = ScoredReading::of(*index, reading, kind, observed);
+            scored.readings.push(row);
+            // Filled where it is: it is too large to be moved.
+            if let Some(row) = scored.readings.last_mut() {
+                self.rules(at, reading, observed, row);
+            }
         }
         self.forests(&mut scored.readings);
         self.episodes(&arrivals, &mut scored);
@@ -526,21 +558,13 @@ impl<M: IncidentMemory> Scorer<M> {
     fn rules(
         &mut self,
         at: usize,
-        index: u32,
         reading: &Reading,
-        finding: &Finding,
-    ) -> ScoredReading {
-        let nothing = Observed::default();
-        let (kind, observed) = match finding {
-            Finding::Entered(observed) => (Kind::Entered, observed),
-            Finding::Late(observed) => (Kind::Late, observed),
-            Finding::Duplicate => (Kind::Duplicate, &nothing),
-            Finding::TooManySensors => (Kind::TooManySensors, &nothing),
-        };
-        let mut fired = Vec::new();
+        observed: &Observed,
+        row: &mut ScoredReading,
+    ) {
+        let entered = row.kind == Kind::Entered;
         let mut worst = 0.0_f64;
-        let mut near = Near::default();
-        let shared = if kind == Kind::Entered {
+        let shared = if entered {
             let values = observed.looks.iter().filter(|look| look.plausible);
             let at_ms = reading.order_ms;
             let values = values.map(|look| (look.quantity, at_ms, look.course()));
@@ -556,63 +580,36 @@ impl<M: IncidentMemory> Scorer<M> {
                 reading.order_ms,
                 &self.catalogue,
                 (self.margin, shared),
-                &mut fired,
-                &mut near,
+                &mut row.fired,
+                &mut row.near,
             );
             worst = worst.max(ratio);
         }
         if let (Some(gap), Some(expected)) = (observed.gap_ms, observed.expected_gap_ms) {
-            let ratio = judge_gap(gap, expected, reading.order_ms, self.line, &mut fired);
+            let ratio = judge_gap(gap, expected, reading.order_ms, self.line, &mut row.fired);
             worst = worst.max(ratio);
         }
-        if !fired.is_empty() && self.raised.contains_key(&reading.sensor) {
-            lower(&self.raised, reading.sensor, None, &mut fired);
+        if !row.fired.is_empty() && self.raised.contains_key(&reading.sensor) {
+            lower(&self.raised, reading.sensor, None, &mut row.fired);
             // What rose above the others' lines only is below this sensor's own.
-            let over = fired.iter().map(|verdict| verdict.ratio);
+            let over = row.fired.iter().map(|verdict| verdict.ratio);
             worst = over.fold(worst.min(BELOW), f64::max);
         }
-        self.gather(
-            at,
-            reading.sensor,
-            observed,
-            kind == Kind::Entered && fired.is_empty(),
-        );
-        #[allow(clippy::cast_possible_truncation, reason = "shown and compared as f32")]
-        let z = observed.looks.iter().map(|look| look.z as f32).collect();
-        ScoredReading {
-            index,
-            time_ms: reading.order_ms,
-            kind,
-            entered: observed.entered,
-            z,
-            bands: match kind {
-                Kind::Entered => self.bands(reading.sensor, observed),
-                // Nobody looks at these.
-                Kind::Late | Kind::Duplicate | Kind::TooManySensors => SmallVec::new(),
-            },
-            score: score_of(worst),
-            forest: 0.0,
-            near,
-            generation: 0,
-            fired,
-            skipped: observed.skipped,
-            meanwhile: if observed.skipped == 0 {
-                Meanwhile::default()
-            } else {
-                self.hearing
-                    .meanwhile(observed.heard_before_ms.unwrap_or(i64::MAX))
-            },
-            restarted: observed.restarted,
-            expected_ms: observed.expected_gap_ms,
-            heard_before_ms: observed.heard_before_ms.unwrap_or(i64::MAX),
+        let learn = entered && row.fired.is_empty();
+        self.gather(at, reading.sensor, observed, learn);
+        row.score = score_of(worst);
+        if row.skipped > 0 {
+            row.meanwhile = self.hearing.meanwhile(row.heard_before_ms);
         }
-    }
-
-    /// Where the values should have been.
-    fn bands(&self, sensor: SensorId, observed: &Observed) -> SmallVec<[Option<Band>; 2]> {
-        let margin = |rule| self.margin * factor(&self.raised, &sensor, rule);
-        let looks = observed.looks.iter();
-        looks.map(|look| band(look, margin)).collect()
+        let margin = |rule| self.margin * factor(&self.raised, &reading.sensor, rule);
+        for look in &observed.looks {
+            #[allow(clippy::cast_possible_truncation, reason = "shown and compared as f32")]
+            row.z.push(look.z as f32);
+            // Nobody looks at those of others.
+            if entered {
+                row.bands.push(band(look, margin));
+            }
+        }
     }
 
     /// A group that is not there yet, with its stored forest if there is one. Returns its place.

@@ -492,8 +492,11 @@ impl<M: Memory> Share<M> {
                 let every = u64::from(self.config.snapshot_every);
                 let due = (entered + phase(&reading.sensor, every)).is_multiple_of(every);
                 // Who asks about a device reads the snapshot only.
-                if entered == 1 || started || due {
+                if started || due {
                     let snapshot = Snapshot::of(&resident.state)?;
+                    part.snapshots.push((reading.sensor, snapshot));
+                } else if entered == 1 {
+                    let snapshot = Snapshot::of(&resident.state.announced())?;
                     part.snapshots.push((reading.sensor, snapshot));
                 }
             }

@@ -150,6 +150,18 @@ impl SensorState {
         })
     }
 
+    /// What is stored of a sensor with its first reading, in place of the whole state: nothing has
+    /// entered, for that reading says it all; only what a start asks for is there.
+    #[must_use]
+    pub fn announced(&self) -> Self {
+        Self {
+            received_ms: self.received_ms,
+            first_ms: self.first_ms,
+            next_s: self.next_s,
+            ..Self::default()
+        }
+    }
+
     /// How `reading` stands to this state. Changes nothing.
     pub fn standing(&self, reading: &Reading) -> Standing {
         let sighting = self.recent.sighting(reading.identity, reading.order_ms);
@@ -205,17 +217,18 @@ impl SensorState {
         catalogue: &Catalogue,
         config: &Config,
     ) {
-        let gap_ms = (self.entered > 0).then(|| reading.order_ms - self.newest_ms);
-        let expected_gap_ms = self.expected_gap_ms();
+        let is_first = self.entered == 0;
+        let gap_ms = (!is_first).then(|| reading.order_ms - self.newest_ms);
+        let expected_gap_ms = self.expected_gap_ms().filter(|_| !is_first);
         let seasoned = self.is_seasoned(config);
-        if self.entered == 0 {
+        if is_first {
             self.first_ms = reading.order_ms;
             self.device_ms = i64::MIN;
         }
         self.device_ms = reading
             .device_ms
             .map_or(self.device_ms, |device| device.max(self.device_ms));
-        let heard_before_ms = (self.entered > 0).then_some(self.received_ms);
+        let heard_before_ms = (!is_first).then_some(self.received_ms);
         if let Some(gap) = gap_ms {
             self.interval.push(gap);
         }
@@ -495,6 +508,23 @@ pub(crate) mod tests {
         }
         let bytes = postcard::to_allocvec(&state).unwrap();
         assert!(bytes.len() < 16_384, "{} bytes", bytes.len());
+    }
+
+    #[test]
+    fn what_is_stored_with_the_first_reading_grows_to_the_same_state() {
+        let (catalogue, config) = (Catalogue::default(), Config::default());
+        let mut first = reading(0, 5_000, 21.0);
+        first.next_s = Some(60);
+        let mut whole = SensorState::default();
+        whole.enter(&first, &catalogue, &config);
+        let announced = whole.announced();
+        let bytes = postcard::to_allocvec(&announced).unwrap();
+        assert!(bytes.len() < 64, "{} bytes", bytes.len());
+        assert_eq!(SensorState::decode_head(&bytes), Some(announced));
+        let mut restored: SensorState = postcard::from_bytes(&bytes).unwrap();
+        assert_eq!(restored.expected_gap_ms(), Some(60_000));
+        restored.enter(&first, &catalogue, &config);
+        assert_eq!(restored, whole);
     }
 
     #[test]
