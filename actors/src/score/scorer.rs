@@ -424,7 +424,7 @@ impl<M: IncidentMemory> Scorer<M> {
             scored.readings.push(row);
             // Filled where it is: it is too large to be moved.
             if let Some(row) = scored.readings.last_mut() {
-                self.rules(at, reading, observed, row);
+                self.rules(at, reading, (kind, observed), row);
             }
         }
         self.forests(&mut scored.readings);
@@ -559,10 +559,10 @@ impl<M: IncidentMemory> Scorer<M> {
         &mut self,
         at: usize,
         reading: &Reading,
-        observed: &Observed,
+        (kind, observed): (Kind, &Observed),
         row: &mut ScoredReading,
     ) {
-        let entered = row.kind == Kind::Entered;
+        let entered = kind == Kind::Entered;
         let mut worst = 0.0_f64;
         let shared = if entered {
             let values = observed.looks.iter().filter(|look| look.plausible);
