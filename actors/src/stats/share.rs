@@ -628,6 +628,7 @@ impl<M: Memory> Share<M> {
 mod tests {
     use super::*;
     use crate::batch::Epochs;
+    use crate::reading::Outcome;
     use crate::stats::state;
 
     fn reading(seq: u64) -> Reading {
@@ -672,5 +673,71 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(entered, 6);
+    }
+
+    /// Has nothing.
+    #[derive(Debug)]
+    struct Nothing;
+
+    impl Memory for Nothing {
+        fn recall(&self, _: &SensorId) -> Result<Option<Recalled>, store::Error> {
+            Ok(None)
+        }
+
+        fn knows(&self, _: &Reading) -> Result<bool, store::Error> {
+            Ok(false)
+        }
+
+        fn inventory(&self) -> Result<Vec<(SensorId, Resting)>, store::Error> {
+            Ok(Vec::new())
+        }
+    }
+
+    /// Every ten seconds a reading, and silent after forty.
+    #[test]
+    fn the_silent_are_found_in_time_whatever_comes_between() {
+        let line = SilenceLine {
+            gaps: 4.0,
+            least_ms: 5_000,
+        };
+        let hearing = Arc::new(Hearing::since(0));
+        let (catalogue, config) = (Arc::default(), Config::default());
+        let hears = Arc::clone(&hearing);
+        let mut share = Share::new((0, 1), Nothing, catalogue, config, line, hears, 0).unwrap();
+        let epochs = Arc::new(Epochs::default());
+        let mut tell = |now_ms: i64, readings: &[u64]| {
+            let arrivals = readings.iter().map(|seq| Arrival::Reading(reading(*seq)));
+            let (batch, _answer) = Batch::new(Arc::new(arrivals.collect()), now_ms, &epochs);
+            let silent = share.take(&batch).unwrap().silent;
+            batch.commit(vec![Outcome::Stored; readings.len()]);
+            silent.first().map(|silence| silence.since_ms)
+        };
+        // The state hears a reading 20 ms after its time.
+        for seq in 0..10_u64 {
+            assert_eq!(tell(seq.cast_signed() * 10_000 + 20, &[seq]), None);
+        }
+        for now_ms in (91_020..=130_020).step_by(1_000) {
+            assert_eq!(tell(now_ms, &[]), None, "{now_ms}");
+        }
+        assert_eq!(tell(131_020, &[]), Some(90_020));
+        assert_eq!(tell(132_020, &[]), None, "told once");
+        // It speaks, and is silent again.
+        assert_eq!(tell(150_020, &[15]), None);
+        assert_eq!(tell(190_020, &[]), None);
+        assert_eq!(tell(191_020, &[]), Some(150_020));
+        assert_eq!(tell(200_020, &[20]), None);
+        // What cannot be heard is not silent, and has a minute to find back.
+        hearing.lost();
+        assert_eq!(tell(300_020, &[]), None);
+        hearing.regained(301_000);
+        assert_eq!(tell(401_000, &[]), None);
+        assert_eq!(tell(402_000, &[]), Some(361_000));
+        assert_eq!(tell(410_020, &[41]), None);
+        // The clock is set back: its last reading is of a time to come now. After three long gaps 25 s
+        // are to be expected.
+        hearing.stepped(100_000);
+        assert_eq!(tell(100_000, &[]), None);
+        assert_eq!(tell(260_000, &[]), None);
+        assert_eq!(tell(261_000, &[]), Some(160_000));
     }
 }
