@@ -1,5 +1,5 @@
-//! Small trees as complete ones, for scoring many rows: a step down is a comparison of integers
-//! and a shift, and no index can be outside of its array.
+//! Small trees as complete ones, for scoring many rows: a step down is a subtraction of integers
+//! and shifts, and no index can be outside of its array.
 
 use crate::tree::Node;
 

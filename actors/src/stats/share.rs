@@ -231,7 +231,8 @@ pub struct Share<M> {
     last_check_ms: i64,
     /// The hearing's `since_ms` then.
     listening_ms: i64,
-    /// Nobody is overdue before this time, unless one of those two goes back or changes.
+    /// Nobody is overdue before this time, unless one of those two goes back or changes. (Who was last
+    /// heard by a clock that was set back since may be told up to a minute late.)
     none_overdue_ms: i64,
     batches: u64,
     /// Identities that entered lately after the store was asked: it may not have them yet.
@@ -437,6 +438,8 @@ impl<M: Memory> Share<M> {
                 silence_told: resident.silence_told,
                 ..Resting::of(&resident.state)
             };
+            // Late readings are forgotten with it.
+            self.none_overdue_ms = i64::MIN;
             self.resting.insert(*sensor, resting);
         }
     }

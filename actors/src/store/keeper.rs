@@ -268,7 +268,7 @@ fn removable_before(store: &Embedded, sensor: &SensorId) -> Result<Option<i64>, 
     };
     let state = store.snapshot(sensor)?;
     // A restart begins with the newest reading of the snapshot; with all that there are, if that cannot
-    // be read.
+    // be read or was stored with the first.
     let needed = state.filter(|state| state.entered > 0);
     Ok(needed.map(|state| hour_of(state.newest_ms).min(rolled_up)))
 }

@@ -413,7 +413,7 @@ fn sensor<'a>(
             state.next_s = newest.row.next_s;
         }
         // What a snapshot does not know yet; one that cannot be read does not know when it all began.
-        if state.first_ms > 0 {
+        if state.entered > 0 || state.first_ms != 0 {
             state.newest_ms = state.newest_ms.max(newest.order_ms);
         }
         state.entered = readings;
