@@ -21,7 +21,7 @@ pub trait Clock: Send + Sync + fmt::Debug {
 }
 
 /// By how much the clock was set between two looks, for it to count.
-const STEP_MS: i64 = 5_000;
+pub const STEP_MS: i64 = 5_000;
 
 /// Notices that a clock is set, or that the machine was asleep.
 #[derive(Debug, Default)]

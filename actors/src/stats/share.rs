@@ -12,6 +12,7 @@ use super::Config;
 use super::hearing::Hearing;
 use super::state::{Observed, SensorState, Standing};
 use crate::batch::{Batch, Forget};
+use crate::clock::STEP_MS;
 use crate::quantity::Catalogue;
 use crate::reading::{Arrival, Identity, Reading};
 use crate::store;
@@ -544,8 +545,9 @@ impl<M: Memory> Share<M> {
         let since = |received_ms: i64| match received_ms {
             // Recorded times are as they are.
             heard if listening == i64::MIN => heard,
-            // Later than now is by a clock that was set back since.
-            heard if heard >= listening && heard <= now_ms => heard,
+            // Much later than now is by a clock that was set back since; by less than a step, nobody
+            // was told of that.
+            heard if heard >= listening && heard <= now_ms.saturating_add(STEP_MS) => heard,
             _ => listening.saturating_add(RECONNECT_MS),
         };
         let overdue_ms = |received_ms: i64, expected_ms: Option<i64>| {
@@ -729,6 +731,8 @@ mod tests {
         assert_eq!(tell(190_020, &[]), None);
         assert_eq!(tell(191_020, &[]), Some(150_020));
         assert_eq!(tell(200_020, &[20]), None);
+        // A clock that is set back a little makes nobody silent.
+        assert_eq!(tell(197_000, &[]), None);
         // What cannot be heard is not silent, and has a minute to find back.
         hearing.lost();
         assert_eq!(tell(300_020, &[]), None);
