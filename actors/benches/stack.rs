@@ -19,7 +19,7 @@ use vigie_actors::score::forest::Model;
 use vigie_actors::score::incident::Incident;
 use vigie_actors::score::scorer::{IncidentMemory, Scorer};
 use vigie_actors::stats::hearing::Hearing;
-use vigie_actors::stats::share::{Memory, Recalled, Resting, Share, SilenceLine};
+use vigie_actors::stats::share::{Memory, Share, SilenceLine};
 use vigie_actors::{score, stats, store};
 use vigie_wire::{BootId, HUMIDITY, SensorId, TEMPERATURE};
 use xxhash_rust::xxh3::xxh3_64;
@@ -36,19 +36,7 @@ const START_MS: i64 = 1_790_000_000_000;
 #[derive(Debug)]
 struct Nothing;
 
-impl Memory for Nothing {
-    fn recall(&self, _: &SensorId) -> Result<Option<Recalled>, store::Error> {
-        Ok(None)
-    }
-
-    fn knows(&self, _: &Reading) -> Result<bool, store::Error> {
-        Ok(false)
-    }
-
-    fn inventory(&self) -> Result<Vec<(SensorId, Resting)>, store::Error> {
-        Ok(Vec::new())
-    }
-}
+impl Memory for Nothing {}
 
 impl IncidentMemory for Nothing {
     fn current_incidents(&self) -> Result<Vec<Incident>, store::Error> {

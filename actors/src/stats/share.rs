@@ -81,25 +81,31 @@ impl Snapshot {
     }
 }
 
-/// What Stats asks of the store. Reads only what is committed.
+/// What Stats asks of the store. Reads only what is committed. By default there is nothing.
 pub trait Memory {
     /// The sensor's snapshot and the readings since; `None` if it was never seen.
     ///
     /// # Errors
     /// [`store::Error`] if the store cannot be read.
-    fn recall(&self, sensor: &SensorId) -> Result<Option<Recalled>, store::Error>;
+    fn recall(&self, _sensor: &SensorId) -> Result<Option<Recalled>, store::Error> {
+        Ok(None)
+    }
 
     /// Is this reading stored already, by its identity?
     ///
     /// # Errors
     /// [`store::Error`] if the store cannot be read.
-    fn knows(&self, reading: &Reading) -> Result<bool, store::Error>;
+    fn knows(&self, _reading: &Reading) -> Result<bool, store::Error> {
+        Ok(false)
+    }
 
     /// Every sensor that was ever seen.
     ///
     /// # Errors
     /// [`store::Error`] if the store cannot be read.
-    fn inventory(&self) -> Result<Vec<(SensorId, Resting)>, store::Error>;
+    fn inventory(&self) -> Result<Vec<(SensorId, Resting)>, store::Error> {
+        Ok(Vec::new())
+    }
 }
 
 /// What Stats found of one arrival of the batch.
@@ -640,6 +646,16 @@ mod tests {
         state::tests::reading(seq, seq.cast_signed() * 10_000, 21.0)
     }
 
+    fn share<M: Memory>(memory: M, hearing: &Arc<Hearing>) -> Share<M> {
+        let line = SilenceLine {
+            gaps: 4.0,
+            least_ms: 5_000,
+        };
+        let (catalogue, config) = (Arc::default(), Config::default());
+        let hearing = Arc::clone(hearing);
+        Share::new((0, 1), memory, catalogue, config, line, hearing, 0).unwrap()
+    }
+
     /// Has stored five readings of a sensor since the inventory was made.
     #[derive(Debug)]
     struct Later;
@@ -651,25 +667,11 @@ mod tests {
                 since: (0..5).map(reading).collect(),
             }))
         }
-
-        fn knows(&self, _: &Reading) -> Result<bool, store::Error> {
-            Ok(false)
-        }
-
-        fn inventory(&self) -> Result<Vec<(SensorId, Resting)>, store::Error> {
-            Ok(Vec::new())
-        }
     }
 
     #[test]
     fn a_sensor_that_the_inventory_does_not_have_yet_goes_on_where_it_was() {
-        let line = SilenceLine {
-            gaps: 4.0,
-            least_ms: 5_000,
-        };
-        let hearing = Arc::new(Hearing::since(i64::MIN));
-        let (catalogue, config) = (Arc::default(), Config::default());
-        let mut share = Share::new((0, 1), Later, catalogue, config, line, hearing, 0).unwrap();
+        let mut share = share(Later, &Arc::new(Hearing::since(i64::MIN)));
         let arrivals = Arc::new(vec![Arrival::Reading(reading(5))]);
         let (batch, _answer) = Batch::new(arrivals, 0, &Arc::new(Epochs::default()));
         let part = share.take(&batch).unwrap();
@@ -684,31 +686,13 @@ mod tests {
     #[derive(Debug)]
     struct Nothing;
 
-    impl Memory for Nothing {
-        fn recall(&self, _: &SensorId) -> Result<Option<Recalled>, store::Error> {
-            Ok(None)
-        }
-
-        fn knows(&self, _: &Reading) -> Result<bool, store::Error> {
-            Ok(false)
-        }
-
-        fn inventory(&self) -> Result<Vec<(SensorId, Resting)>, store::Error> {
-            Ok(Vec::new())
-        }
-    }
+    impl Memory for Nothing {}
 
     /// Every ten seconds a reading, and silent after forty.
     #[test]
     fn the_silent_are_found_in_time_whatever_comes_between() {
-        let line = SilenceLine {
-            gaps: 4.0,
-            least_ms: 5_000,
-        };
         let hearing = Arc::new(Hearing::since(0));
-        let (catalogue, config) = (Arc::default(), Config::default());
-        let hears = Arc::clone(&hearing);
-        let mut share = Share::new((0, 1), Nothing, catalogue, config, line, hears, 0).unwrap();
+        let mut share = share(Nothing, &hearing);
         let epochs = Arc::new(Epochs::default());
         let mut tell = |now_ms: i64, readings: &[u64]| {
             let arrivals = readings.iter().map(|seq| Arrival::Reading(reading(*seq)));

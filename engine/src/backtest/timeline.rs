@@ -6,14 +6,14 @@ use std::sync::Arc;
 use vigie_actors::batch::{Batch, Epochs};
 use vigie_actors::config::Span;
 use vigie_actors::quantity::Catalogue;
-use vigie_actors::reading::{Arrival, Reading};
+use vigie_actors::reading::Arrival;
 use vigie_actors::score::forest::Model;
 use vigie_actors::score::incident::{Incident, Kind, Notice, NoticeKind, Raised};
 use vigie_actors::score::maintenance::Calendar;
 use vigie_actors::score::rules::Verdict;
 use vigie_actors::score::scorer::{IncidentMemory, Kind as Entry, Scored, Scorer};
 use vigie_actors::stats::hearing::Hearing;
-use vigie_actors::stats::share::{Memory, Recalled, Resting, Share, SilenceLine};
+use vigie_actors::stats::share::{Memory, Share, SilenceLine};
 use vigie_actors::store;
 use vigie_wire::SensorId;
 
@@ -48,19 +48,7 @@ struct Nothing {
     raised: Vec<Raised>,
 }
 
-impl Memory for Nothing {
-    fn recall(&self, _: &SensorId) -> Result<Option<Recalled>, store::Error> {
-        Ok(None)
-    }
-
-    fn knows(&self, _: &Reading) -> Result<bool, store::Error> {
-        Ok(false)
-    }
-
-    fn inventory(&self) -> Result<Vec<(SensorId, Resting)>, store::Error> {
-        Ok(Vec::new())
-    }
-}
+impl Memory for Nothing {}
 
 impl IncidentMemory for Nothing {
     fn current_incidents(&self) -> Result<Vec<Incident>, store::Error> {
