@@ -26,18 +26,30 @@ use crate::reading::Arrival;
 #[cfg(panic = "abort")]
 compile_error!("supervision needs panic = \"unwind\": with abort a panic ends the process");
 
+/// Why the stream cannot go on, by what may help.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum End {
+    /// The store must be opened again: there was no room for what it had to write. What it
+    /// acknowledged is safe.
+    #[error("the stream cannot go on: {0}")]
+    Reopen(String),
+    /// Somebody has to look.
+    #[error("the stream cannot go on: {0}")]
+    Fatal(String),
+}
+
 /// What all stages share: whether the stream moves, and whether it cannot go on.
 #[derive(Debug)]
 pub struct Health {
     commits: AtomicU64,
-    fatal: watch::Sender<Option<String>>,
+    end: watch::Sender<Option<End>>,
 }
 
 impl Default for Health {
     fn default() -> Self {
         Self {
             commits: AtomicU64::new(0),
-            fatal: watch::Sender::new(None),
+            end: watch::Sender::new(None),
         }
     }
 }
@@ -53,20 +65,30 @@ impl Health {
         self.commits.load(Ordering::Relaxed)
     }
 
-    /// The stream cannot go on: the engine drains and exits non-zero. The first reason counts.
-    pub fn give_up(&self, why: String) {
-        self.fatal.send_if_modified(|known| {
+    /// The stream cannot go on: the engine drains. The first reason counts.
+    pub fn give_up(&self, end: End) {
+        self.end.send_if_modified(|known| {
             let first = known.is_none();
             if first {
-                *known = Some(why);
+                *known = Some(end);
             }
             first
         });
     }
 
-    /// Becomes `Some(reason)` when the stream cannot go on.
-    pub fn fatal(&self) -> watch::Receiver<Option<String>> {
-        self.fatal.subscribe()
+    /// Why the stream cannot go on; `None`: it can.
+    pub fn end(&self) -> Option<End> {
+        self.end.borrow().clone()
+    }
+
+    /// Waits until the stream cannot go on.
+    pub async fn ended(&self) -> End {
+        let mut end = self.end.subscribe();
+        match end.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(end)) => end.clone(),
+            // The sender is borrowed, and what was waited for is there.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
     }
 }
 
@@ -183,10 +205,10 @@ impl Guard {
             (*count, *at) = (1, commits);
         }
         if *count > Self::MOST_RESTARTS {
-            self.health.give_up(format!(
+            self.health.give_up(End::Fatal(format!(
                 "{} failed {count} times without any progress between",
                 self.name
-            ));
+            )));
         }
         *count
     }
@@ -228,9 +250,9 @@ pub enum Failure {
     /// The batch is refused as it says; the stage goes on as it is.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// Nothing can go on: the batch is refused, the engine drains and exits.
-    #[error("{0}")]
-    Fatal(String),
+    /// Nothing can go on: the batch is refused, the engine drains.
+    #[error(transparent)]
+    Ended(#[from] End),
 }
 
 /// The logic of one stage, without any actor.
@@ -332,7 +354,7 @@ impl<S: Stage> Supervised for Shell<S> {
             Err(why) => {
                 self.guard
                     .health()
-                    .give_up(format!("{} cannot be rebuilt: {why}", S::NAME));
+                    .give_up(End::Fatal(format!("{} cannot be rebuilt: {why}", S::NAME)));
             }
         }
         self.guard.restarted(pause);
@@ -386,9 +408,9 @@ impl<S: Stage> Handler<To<S::In>> for Shell<S> {
                         }
                         batch.refuse(refusal);
                     }
-                    Failure::Fatal(why) => {
-                        batch.refuse(Refusal::Unavailable(why.clone()));
-                        self.guard.health().give_up(why);
+                    Failure::Ended(end) => {
+                        batch.refuse(Refusal::Unavailable(end.to_string()));
+                        self.guard.health().give_up(end);
                     }
                 }
             }

@@ -30,7 +30,7 @@ use vigie_actors::store::embedded::Embedded;
 use vigie_actors::store::hourly::{HOUR_MS, hour_of};
 use vigie_actors::store::keeper::Keeper;
 use vigie_actors::store::row::StoredReading;
-use vigie_actors::supervise::Sabotage;
+use vigie_actors::supervise::{End, Sabotage};
 use vigie_wire::TEMPERATURE;
 
 /// A forest is grown beside the stream, so when it takes over depends on timing; these tests
@@ -175,7 +175,7 @@ fn a_poisonous_reading_is_quarantined_alone() {
                 states_before,
                 "{stage}"
             );
-            assert_eq!(bench.pipeline.health().fatal().borrow().clone(), None);
+            assert_eq!(bench.pipeline.health().end(), None);
             bench.stop().await;
         });
     }
@@ -196,11 +196,13 @@ fn a_stage_that_always_fails_makes_the_engine_give_up() {
         );
         let intake = bench.pipeline.intake().clone();
         tokio::spawn(async move { intake.deliver(fleet(1, 1)).await });
-        let mut fatal = bench.pipeline.health().fatal();
         let patience = std::time::Duration::from_secs(10);
-        let why = tokio::time::timeout(patience, fatal.wait_for(Option::is_some)).await;
-        let why = why.expect("gives up within 10 s").unwrap().clone().unwrap();
-        assert!(why.contains("scorer"), "{why}");
+        let end = tokio::time::timeout(patience, bench.pipeline.health().ended()).await;
+        let end = end.expect("gives up within 10 s");
+        assert!(
+            matches!(&end, End::Fatal(why) if why.contains("scorer")),
+            "{end}"
+        );
         assert_eq!(bench.store.ledger().unwrap().received(), 0);
     });
 }

@@ -1032,12 +1032,12 @@ impl Shared {
             Ok(Err(panic)) => Part::new("store", false, panic.to_string()),
             Err(_elapsed) => Part::new("store", false, "does not answer"),
         };
-        let stream = match self.state.health.fatal().borrow().as_ref() {
+        let stream = match self.state.health.end() {
             None => {
                 let commits = self.state.health.commits();
                 Part::new("stream", true, format!("{commits} commits so far"))
             }
-            Some(why) => Part::new("stream", false, format!("cannot go on: {why}")),
+            Some(end) => Part::new("stream", false, end.to_string()),
         };
         let listener = match self.state.mqtt_addr {
             Some(addr) => Part::new("listener", true, addr.to_string()),

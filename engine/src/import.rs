@@ -126,14 +126,10 @@ pub(crate) fn run(config: &Config, import: Import) -> anyhow::Result<()> {
                 bar.inc(documents);
             }
         };
-        let mut fatal = pipeline.health().fatal();
         let through = tokio::select! {
             through = work => through?,
             _ = tokio::signal::ctrl_c() => false,
-            why = fatal.wait_for(Option::is_some) => {
-                let why = why.ok().and_then(|why| why.clone());
-                bail!("the stream cannot go on: {}", why.unwrap_or_default())
-            }
+            end = pipeline.health().ended() => return Err(end.into()),
         };
         bar.finish_and_clear();
         let drained = pipeline.drain(Duration::from_mins(1)).await;

@@ -22,7 +22,8 @@ mod source;
 mod stored;
 mod test_alert;
 
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
 
 /// Batches are made on one thread and freed on another, which glibc answers with ever more arenas.
 #[global_allocator]
@@ -42,6 +43,19 @@ fn leave_no_core() {
     let _granted = setrlimit(Resource::Core, none);
 }
 
+/// Becomes this program anew, with the same arguments. Comes back only if that cannot be.
+fn start_again() -> std::io::Error {
+    let mut arguments = std::env::args_os();
+    let mut program = match std::env::current_exe() {
+        Ok(path) => Command::new(path),
+        Err(error) => return error,
+    };
+    if let Some(name) = arguments.next() {
+        program.arg0(name);
+    }
+    program.args(arguments).exec()
+}
+
 fn main() -> ExitCode {
     #[cfg(unix)]
     leave_no_core();
@@ -54,9 +68,15 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let cli = cli::Cli::parse();
-    let _log = logging::start();
-    match cli.run() {
+    let log = logging::start();
+    let outcome = cli.run();
+    drop(log);
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<service::StartAgain>() => {
+            console::error(&format!("{error:#}: {}", start_again()));
+            ExitCode::FAILURE
+        }
         Err(error) => {
             console::error(&format!("{error:#}"));
             // 2: what was asked for cannot be, as written. 1: it could, but went wrong.

@@ -66,13 +66,10 @@ pub(crate) fn run(mut config: Config, replay: &Replay) -> anyhow::Result<()> {
         )
         .map_err(anyhow::Error::msg)?;
         let begun = tokio::time::Instant::now();
-        let mut fatal = pipeline.health().fatal();
         let fed = tokio::select! {
             fed = feed(pipeline.intake(), std::iter::from_fn(|| rows.next()), replay.speed) => Some(fed?),
             _ = tokio::signal::ctrl_c() => None,
-            why = fatal.wait_for(Option::is_some) => {
-                anyhow::bail!("the stream cannot go on: {}", why.ok().and_then(|why| why.clone()).unwrap_or_default())
-            }
+            end = pipeline.health().ended() => return Err(end.into()),
         };
         let took = begun.elapsed();
         pipeline

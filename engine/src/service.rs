@@ -26,6 +26,8 @@ use vigie_actors::pipeline::{Pipeline, Settings, open_store};
 use vigie_actors::quantity::Catalogue;
 use vigie_actors::store::embedded::Embedded;
 use vigie_actors::store::mongo::Target;
+use vigie_actors::store::room::Room;
+use vigie_actors::supervise::End;
 
 use crate::channels;
 use crate::config::Config;
@@ -291,15 +293,11 @@ impl Service {
     }
 
     /// Waits for SIGINT, SIGTERM or the end of what can go on. `Err`: the stream gave up.
-    pub(crate) async fn until_stopped(&self) -> anyhow::Result<()> {
-        let mut fatal = self.pipeline.health().fatal();
+    pub(crate) async fn until_stopped(&self) -> Result<(), End> {
         let mut asked = self.asked.clone();
         tokio::select! {
             _ = asked.wait_for(|asked| *asked) => Ok(()),
-            why = fatal.wait_for(Option::is_some) => {
-                let why = why.ok().and_then(|why| why.clone()).unwrap_or_default();
-                Err(anyhow!("the stream cannot go on: {why}"))
-            }
+            end = self.pipeline.health().ended() => Err(end),
         }
     }
 
@@ -512,17 +510,54 @@ pub(crate) fn in_system<T>(job: impl Future<Output = anyhow::Result<T>>) -> anyh
     actix::System::new().block_on(job)
 }
 
+/// This program is to be started again, in the same process: whatever it has open or running ends
+/// with it, as after a kill, and its store is opened anew.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}; starting again")]
+pub(crate) struct StartAgain(End);
+
 /// `engine run`.
+///
+/// # Errors
+/// [`StartAgain`] if that helps; the log is to be ended before.
 pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     let ground = Ground::open(config)?;
+    let room = Room::new(ground.store.dir().to_owned(), config.store.min_free_mib);
     in_system(async {
         let service = Service::start(config, ground, Mode::LIVE).await?;
         service.announce("watching over your sensors");
         let outcome = service.until_stopped().await;
+        let asked = service.asked.clone();
+        // A store that failed before it took anything fails again.
+        let moved = service.pipeline.health().commits() > 0;
         let stopped = service.stop().await;
-        outcome?;
-        stopped?;
-        say("stopped; everything received is stored");
+        match outcome {
+            Err(end @ End::Reopen(_)) if moved || room.missing().is_some() => {
+                tracing::error!("{end}; starting again as soon as there is room");
+                if has_room_again(&room, asked).await {
+                    return Err(StartAgain(end).into());
+                }
+            }
+            Err(end) => return Err(end.into()),
+            Ok(()) => stopped?,
+        }
+        say("stopped; everything acknowledged is stored");
         Ok(())
     })
+}
+
+/// Waits for room on the disk, a second at least. False: somebody asked to stop meanwhile.
+async fn has_room_again(room: &Room, mut asked: watch::Receiver<bool>) -> bool {
+    let again = async {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            if room.missing().is_none() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = again => true,
+        _ = asked.wait_for(|asked| *asked) => false,
+    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use vigie_wire::topic;
 
+use super::Error;
 use super::committer::Committer;
 use super::room::Room;
 use crate::batch::Refusal;
@@ -14,7 +15,7 @@ use crate::message::Carrier;
 use crate::metrics::{Became, Latest, Metrics, Shown};
 use crate::reading::{Arrival, Outcome, Reading};
 use crate::score::scorer::{Kind, Scored, ScoredReading};
-use crate::supervise::{Failure, Health, Stage, chain};
+use crate::supervise::{End, Failure, Health, Stage, chain};
 
 /// The Committer and whom it tells.
 #[derive(Debug)]
@@ -182,7 +183,10 @@ impl Stage for Storing {
             .commit(&mut scored)
             // What the disk has is not known until the store is opened again: nothing may be
             // written, nothing acknowledged.
-            .map_err(|error| Failure::Fatal(chain(&error)))?;
+            .map_err(|error| match error {
+                Error::NoRoom(_) | Error::Stopped(_) => End::Reopen(chain(&error)),
+                _ => End::Fatal(chain(&error)),
+            })?;
         if !committed.outcomes.is_empty() {
             self.metrics.commit_seconds.record(begun.elapsed(), 1);
             self.metrics

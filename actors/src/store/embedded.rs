@@ -102,6 +102,7 @@ fn failed(error: fjall::Error) -> Error {
         {
             Error::NoRoom(Box::new(error))
         }
+        fjall::Error::Poisoned => Error::Stopped(Box::new(error)),
         _ => Error::Failed(Box::new(error)),
     }
 }

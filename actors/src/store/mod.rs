@@ -119,10 +119,17 @@ pub enum Error {
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The same, because there was no room on the disk.
     #[error(
-        "the disk was full before the engine saw it come; make room, and start the engine again: \
-         nothing that was acknowledged is lost"
+        "the disk was full before the engine saw it come; make room: nothing that was acknowledged \
+         is lost"
     )]
     NoRoom(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Nothing more is written by this process, because a table could not be written in the
+    /// background; its rows are in the journal.
+    #[error(
+        "the store could not write or merge a table; if the disk is nearly full, make room: nothing \
+         that was acknowledged is lost"
+    )]
+    Stopped(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A value cannot be what was written.
     #[error("damaged {what} in the store")]
     Damaged {

@@ -15,6 +15,7 @@ use vigie_actors::stats::share::Snapshot;
 use vigie_actors::stats::state::SensorState;
 use vigie_actors::store::row::{Row, StoredValue};
 use vigie_actors::store::{self, Ledger};
+use vigie_actors::supervise::End;
 use vigie_wire::{HUMIDITY, SensorId, TEMPERATURE};
 
 use super::*;
@@ -1055,13 +1056,14 @@ async fn probes_tell_part_by_part() {
          [+] listener: 127.0.0.1:1883\n[+] draining: no\nready\n"
     );
     server.draining.send_replace(true);
-    server.health.give_up("the disk\nis gone".to_owned());
+    let end = End::Fatal("the disk\nis gone".to_owned());
+    server.health.give_up(end);
     let answer = server.get("/readyz").await;
     assert_eq!(
         (answer.status, answer.body.as_str()),
         (
             503,
-            "[-] stream: cannot go on: the disk is gone\n\
+            "[-] stream: the stream cannot go on: the disk is gone\n\
              [-] draining: the engine is shutting down\nnot ready\n"
         )
     );

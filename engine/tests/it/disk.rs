@@ -40,14 +40,14 @@ impl Disk {
         mount.output().unwrap().status.success()
     }
 
-    /// To what is used: from one moment to the next nothing is left.
-    fn shrink(&self) {
+    /// To what is used and so much more: from one moment to the next nothing is left.
+    fn shrink(&self, more_kib: u64) {
         wait_until("a full disk", PATIENCE, || {
             let mut df = Command::new("df");
             let said = df.args(["-k", "--output=used"]).arg(&self.0).output();
             let said = String::from_utf8(said.unwrap().stdout).unwrap();
             let used: u64 = said.lines().nth(1).unwrap().trim().parse().unwrap();
-            self.resize(used + 16).then_some(()).ok_or(said)
+            self.resize(used + more_kib).then_some(()).ok_or(said)
         });
     }
 }
@@ -109,34 +109,14 @@ fn a_disk_that_fills_at_once_loses_nothing_that_was_acknowledged() {
         return;
     };
     let file = dir.path().join("acked");
-    let (mqtt, http) = (free().to_string(), free().to_string());
-    let args = [
-        "run",
-        "--data-dir",
-        "data",
-        "--mqtt",
-        &mqtt,
-        "--http",
-        &http,
-    ];
-    let mut engine = Engine::start(&disk.0, &args);
-    let load = format!(
-        "--sensors 20 --seed 3 --interval 1s --rate 10000 --connections 4 --acked acked --start {}",
-        now_ms() - 6 * 86_400_000
-    );
-    let publisher = Process::start(dir.path(), &simulate_args(&engine.door(), &load));
+    let mut engine = Addresses::new().engine(&disk.0, &[]);
+    let publisher = Process::start(dir.path(), &simulate_args(&engine.door(), &load()));
     let mut slowest = Duration::ZERO;
     for round in 1..=8 {
-        let before = acknowledged(&file);
-        wait_until("more acknowledgements", PATIENCE, || {
-            let now = acknowledged(&file);
-            (now >= before + 500)
-                .then_some(())
-                .ok_or_else(|| now.to_string())
-        });
+        wait_more_acknowledged(&file);
         // Not at the same moment of a commit each time.
         std::thread::sleep(Duration::from_millis(133 * round));
-        disk.shrink();
+        disk.shrink(16);
         std::thread::sleep(Duration::from_secs(3));
         let stopped = acknowledged(&file);
         std::thread::sleep(Duration::from_millis(500));
@@ -157,6 +137,111 @@ fn a_disk_that_fills_at_once_loses_nothing_that_was_acknowledged() {
     );
     assert_all_kept(engine, publisher, &disk, &file);
     eprintln!("disk filled 8 times: resumed within {slowest:?}");
+}
+
+/// Between that look and the write: the store cannot be written to any more, so the engine starts
+/// again when there is room, as the same process at the same addresses. While it waits, it stops when
+/// it is asked to.
+#[test]
+fn a_disk_that_fills_in_the_middle_of_a_write_has_the_engine_start_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disk) = Disk::new(dir.path(), 400) else {
+        return;
+    };
+    let file = dir.path().join("acked");
+    let addresses = Addresses::new();
+    // What starts again is frozen again.
+    let frozen = [("VIGIE_FAILPOINT", "freeze:store.commit@20")];
+    let mut engine = addresses.engine(&disk.0, &frozen);
+    let publisher = Process::start(dir.path(), &simulate_args(&engine.door(), &load()));
+    for round in 1..=3 {
+        fill_in_the_middle(&engine, &disk, round);
+        let stopped = acknowledged(&file);
+        std::thread::sleep(Duration::from_secs(2));
+        assert_eq!(acknowledged(&file), stopped, "nothing is acknowledged");
+        assert_eq!(engine.process.ended(), None, "the process stays");
+        if round < 3 {
+            disk.resize(400 << 10);
+        }
+    }
+    engine.process.stop();
+    disk.resize(400 << 10);
+    let engine = addresses.engine(&disk.0, &[]);
+    wait_more_acknowledged(&file);
+    assert_all_kept(engine, publisher, &disk, &file);
+}
+
+/// Lets a write begin that is larger than what may be left in the journal's last block.
+fn fill_in_the_middle(engine: &Engine, disk: &Disk, round: usize) {
+    for _ in 0..4 {
+        wait_frozen(engine.process.id());
+        // What is published meanwhile waits, and makes the next batches larger.
+        std::thread::sleep(Duration::from_millis(300));
+        engine.process.signal("CONT");
+    }
+    wait_frozen(engine.process.id());
+    disk.shrink(0);
+    engine.process.signal("CONT");
+    wait_until("the end of what could not write", PATIENCE, || {
+        let said = engine.process.stderr().join("\n");
+        let ends = said.matches("starting again as soon as there is room");
+        (ends.count() == round).then_some(()).ok_or(said)
+    });
+}
+
+/// For an engine that is to have the same when it starts again.
+struct Addresses {
+    mqtt: String,
+    http: String,
+}
+
+impl Addresses {
+    fn new() -> Self {
+        Self {
+            mqtt: free().to_string(),
+            http: free().to_string(),
+        }
+    }
+
+    fn engine(&self, dir: &Path, environment: &[(&str, &str)]) -> Engine {
+        let args = [
+            "run",
+            "--data-dir",
+            "data",
+            "--mqtt",
+            &self.mqtt,
+            "--http",
+            &self.http,
+        ];
+        let process = Process::start_in(dir, &args, environment);
+        Engine::of(process).unwrap_or_else(|ended| panic!("{ended:#?}"))
+    }
+}
+
+/// What the fleet publishes while the disk fills at once.
+fn load() -> String {
+    format!(
+        "--sensors 20 --seed 3 --interval 1s --rate 10000 --connections 4 --acked acked --start {}",
+        now_ms() - 6 * 86_400_000
+    )
+}
+
+fn wait_frozen(process: u32) {
+    wait_until("a frozen process", PATIENCE, || {
+        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+        let frozen = status.contains("\nState:\tT");
+        frozen.then_some(()).ok_or(status)
+    });
+}
+
+fn wait_more_acknowledged(file: &Path) {
+    let before = acknowledged(file);
+    wait_until("more acknowledgements", PATIENCE, || {
+        let now = acknowledged(file);
+        (now >= before + 500)
+            .then_some(())
+            .ok_or_else(|| now.to_string())
+    });
 }
 
 fn acknowledged(file: &Path) -> usize {
