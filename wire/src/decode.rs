@@ -7,6 +7,7 @@ use core::marker::PhantomData;
 
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
+use crate::plain;
 use crate::{
     BootId, BootIdError, MAX_PAYLOAD_BYTES, MAX_QUANTITIES, Quantities, QuantityId, Reading,
     SensorId, SensorIdError, Start, VERSION, Values,
@@ -176,14 +177,11 @@ pub fn decode(payload: &[u8], quantities: &Quantities) -> Result<Reading, Decode
     if payload.len() > MAX_PAYLOAD_BYTES {
         return Err(DecodeError::TooLarge { len: payload.len() });
     }
-    decode_unbounded(payload, quantities)
+    plain::read(payload, quantities).map_or_else(|| general(payload, quantities), Ok)
 }
 
-/// [`decode`] without the limit of length, so that tests can go beyond it.
-pub(crate) fn decode_unbounded(
-    payload: &[u8],
-    quantities: &Quantities,
-) -> Result<Reading, DecodeError> {
+/// Reads all of JSON, of any length.
+pub(crate) fn general(payload: &[u8], quantities: &Quantities) -> Result<Reading, DecodeError> {
     // All at once, ignored values included: serde_json would look only at the strings it hands out.
     let text = str::from_utf8(payload).map_err(|error| DecodeError::Utf8 {
         position: error.valid_up_to(),

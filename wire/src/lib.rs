@@ -47,6 +47,7 @@ mod encode;
 mod fuzz;
 mod id;
 pub mod node;
+mod plain;
 mod quantity;
 mod reading;
 mod start;
