@@ -5,7 +5,7 @@
 //! It never refuses: what has another form, or a fault, is for the general
 //! parser, which reads all of JSON and names the fault. What it reads, that reads as the same.
 
-use crate::{BootId, MAX_QUANTITIES, Quantities, Reading, SensorId, VERSION, Values};
+use crate::{BootId, MAX_QUANTITIES, Quantities, QuantityId, Reading, SensorId, VERSION, Values};
 
 /// Powers of ten that are exact as `f64`, and as many digits as an `f64` holds whatever they are:
 /// a number of so many, divided by such a power, is rounded once, thus correctly (Clinger, "How to
@@ -34,9 +34,11 @@ pub(crate) fn read(payload: &[u8], quantities: &Quantities) -> Option<Reading> {
             b"t" => once(&mut time_ms, rest.signed())?,
             b"next_s" => once(&mut next_s, u32::try_from(rest.unsigned()?).ok())?,
             name => {
-                let id = quantities.get(str::from_utf8(name).ok()?)?;
-                let in_order = values.last().is_none_or(|(last, _)| *last < id);
-                if !in_order || values.len() == MAX_QUANTITIES {
+                let next = values
+                    .last()
+                    .map_or(Some(0), |(last, _)| last.0.checked_add(1))?;
+                let id = find(name, QuantityId(next), quantities)?;
+                if id.0 < next || values.len() == MAX_QUANTITIES {
                     return None;
                 }
                 values.push((id, rest.decimal()?));
@@ -58,6 +60,14 @@ pub(crate) fn read(payload: &[u8], quantities: &Quantities) -> Option<Reading> {
         start: None,
         values,
     })
+}
+
+/// The quantity of this name, which is most likely the `next` one.
+fn find(name: &[u8], next: QuantityId, quantities: &Quantities) -> Option<QuantityId> {
+    match quantities.name(next) {
+        Some(known) if known.as_bytes() == name => Some(next),
+        _ => quantities.get(str::from_utf8(name).ok()?),
+    }
 }
 
 /// `None`: there is no value, or there was one.

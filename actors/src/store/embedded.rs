@@ -263,11 +263,16 @@ impl Embedded {
                 .index_block_partitioning_policy(PartitioningPolicy::new([false, true]));
             let options = match name {
                 // Every flush touches every sensor, so merging early writes everything again and
-                // again. Readings are read by range; a filter would help only the rare look-up of
-                // a late one.
+                // again; and so does a large first level, which has eight tables of this size:
+                // whatever comes is merged with all of it, which takes as much room once more.
+                // Readings are read by range; a filter would help only the rare look-up of a late one.
                 "readings" => options
                     .filter_policy(FilterPolicy::disabled())
-                    .compaction_strategy(Arc::new(Leveled::default().with_l0_threshold(8))),
+                    .compaction_strategy(Arc::new(
+                        Leveled::default()
+                            .with_l0_threshold(8)
+                            .with_table_target_size(16 << 20),
+                    )),
                 _ => options,
             };
             let keyspace = db.keyspace(name, || options).map_err(opened)?;
