@@ -29,8 +29,8 @@ compile_error!("supervision needs panic = \"unwind\": with abort a panic ends th
 /// Why the stream cannot go on, by what may help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum End {
-    /// The store must be opened again: there was no room for what it had to write. What it
-    /// acknowledged is safe.
+    /// The store must be opened again: there was no room for what it had to write, or a table could
+    /// not be written in the background. What it acknowledged is safe.
     #[error("the stream cannot go on: {0}")]
     Reopen(String),
     /// Somebody has to look.

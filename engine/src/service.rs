@@ -537,11 +537,14 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
                 if has_room_again(&room, asked).await {
                     return Err(StartAgain(end).into());
                 }
+                say("stopped; everything acknowledged is stored");
             }
             Err(end) => return Err(end.into()),
-            Ok(()) => stopped?,
+            Ok(()) => {
+                stopped?;
+                say("stopped; everything received is stored");
+            }
         }
-        say("stopped; everything acknowledged is stored");
         Ok(())
     })
 }

@@ -7,10 +7,9 @@ use core::marker::PhantomData;
 
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use crate::plain;
 use crate::{
     BootId, BootIdError, MAX_PAYLOAD_BYTES, MAX_QUANTITIES, Quantities, QuantityId, Reading,
-    SensorId, SensorIdError, Start, VERSION, Values,
+    SensorId, SensorIdError, Start, VERSION, Values, plain,
 };
 
 /// Why a payload is not a reading.

@@ -4,9 +4,9 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use crate::decode::general;
-use crate::plain;
 use crate::{
     DecodeError, MAX_PAYLOAD_BYTES, MAX_QUANTITIES, Quantities, Reading, SensorId, decode, encode,
+    plain,
 };
 
 const REASONS: [&str; 12] = [

@@ -1,19 +1,19 @@
 //! A payload in plain form, as nearly every node writes it: the known keys, each once, texts without
-//! escapes, short decimal numbers, no blanks but after `,` and `:`. Reading it takes a third of the
-//! time that a parser for all of JSON takes.
+//! escapes, short decimal numbers, no blanks but after `,` and `:`. Reading it takes less time than with a
+//! parser for all of JSON, and nearly every reading comes this way.
 //!
 //! It never refuses: what has another form, or a fault, is for the general
 //! parser, which reads all of JSON and names the fault. What it reads, that reads as the same.
 
 use crate::{BootId, MAX_QUANTITIES, Quantities, QuantityId, Reading, SensorId, VERSION, Values};
 
-/// Powers of ten that are exact as `f64`, and as many digits as an `f64` holds whatever they are:
-/// a number of so many, divided by such a power, is rounded once, thus correctly (Clinger, "How to
-/// read floating point numbers accurately", PLDI 1990).
+/// As many decimal digits as an `f64` holds exactly, whatever they are.
+const DIGITS: usize = 15;
+/// Powers of ten that an `f64` holds exactly: a number of [`DIGITS`] divided by one of them is rounded
+/// once, thus correctly (Clinger, "How to read floating point numbers accurately", PLDI 1990).
 const POWERS: [f64; DIGITS + 1] = [
     1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15,
 ];
-const DIGITS: usize = 15;
 
 /// The reading, if the payload is one in plain form.
 pub(crate) fn read(payload: &[u8], quantities: &Quantities) -> Option<Reading> {
