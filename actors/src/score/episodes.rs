@@ -36,7 +36,10 @@ const TOGETHER: usize = 3;
 #[derive(Debug, Clone, Copy)]
 struct Hint {
     count: u32,
+    /// Time of the first reading: days of a backlog come within a second and insist on nothing.
     first_ms: i64,
+    /// When the first was looked at.
+    seen_ms: i64,
 }
 
 /// Whose values went which way.
@@ -371,7 +374,7 @@ impl Incidents {
         }
         let within = self.config.forest_within.as_ms();
         self.hints
-            .retain(|_, hint| now_ms.saturating_sub(hint.first_ms) <= within);
+            .retain(|_, hint| now_ms.saturating_sub(hint.seen_ms) <= within);
         let serials: Vec<Serial> = self.all.keys().copied().collect();
         for serial in serials {
             let changed = self.changed.remove(&serial);
@@ -581,7 +584,7 @@ impl Incidents {
             self.changed.insert(serial);
             return;
         }
-        if !self.opens(sensor, now_ms, fired) {
+        if !self.opens(sensor, times, fired) {
             return;
         }
         let group = self.groups.of(&sensor).map(str::to_owned);
@@ -692,20 +695,24 @@ impl Incidents {
     }
 
     /// Is this worth a person's attention?
-    fn opens(&mut self, sensor: SensorId, now_ms: i64, fired: &[Verdict]) -> bool {
+    fn opens(
+        &mut self,
+        sensor: SensorId,
+        (time_ms, now_ms): (i64, i64),
+        fired: &[Verdict],
+    ) -> bool {
         if fired.iter().any(|verdict| verdict.rule != Rule::Forest) {
             self.hints.remove(&sensor);
             return true;
         }
-        let hint = self.hints.entry(sensor).or_insert(Hint {
+        let first = Hint {
             count: 0,
-            first_ms: now_ms,
-        });
-        if now_ms - hint.first_ms > self.config.forest_within.as_ms() {
-            *hint = Hint {
-                count: 0,
-                first_ms: now_ms,
-            };
+            first_ms: time_ms,
+            seen_ms: now_ms,
+        };
+        let hint = self.hints.entry(sensor).or_insert(first);
+        if time_ms.saturating_sub(hint.first_ms) > self.config.forest_within.as_ms() {
+            *hint = first;
         }
         hint.count += 1;
         if hint.count < self.config.forest_confirm {

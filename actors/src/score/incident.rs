@@ -30,7 +30,7 @@ pub struct Config {
     pub remind_after: Span,
     /// The forest alone opens an incident only with this many anomalies …
     pub forest_confirm: u32,
-    /// … within this time.
+    /// … within this time, by the times of the readings.
     pub forest_within: Span,
     /// A false alarm raises the line of its rule for its sensor, so that it would have stayed
     /// below, by this factor at most. 1: it does not.

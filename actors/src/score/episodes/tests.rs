@@ -335,6 +335,28 @@ fn the_forest_alone_must_insist() {
     assert_eq!(story.told, [(4, Opened), (24, Resolved)]);
 }
 
+/// Hints that lie days apart do not insist because a backlog of them comes within a second.
+#[test]
+fn hints_of_a_backlog_are_as_far_apart_as_its_readings() {
+    let mut story = Story::new(|_| {});
+    let now = 9000 * MINUTE;
+    let mut hint = |minute: i64| {
+        let fired = [verdict(Rule::Forest, 1.2)];
+        let times = (minute * MINUTE, now);
+        story
+            .incidents
+            .reading(id("C001"), times, (&fired, Near::default()));
+        story.tick_ms(now);
+        story.told.len()
+    };
+    for hour in 0..20 {
+        assert_eq!(hint(hour * 60), 0, "in hour {hour}");
+    }
+    assert_eq!(hint(5001), 0);
+    assert_eq!(hint(5002), 0);
+    assert_eq!(hint(5003), 1);
+}
+
 /// A backlog with old times: one opening, one end, by the clock of whoever is told.
 #[test]
 fn an_old_backlog_is_one_episode() {
