@@ -46,7 +46,13 @@ fn leave_no_core() {
 /// Becomes this program anew, with the same arguments. Comes back only if that cannot be.
 fn start_again() -> std::io::Error {
     let mut arguments = std::env::args_os();
-    let mut program = match std::env::current_exe() {
+    // As it is, also when another version has been put in its place since.
+    let itself = if cfg!(target_os = "linux") {
+        Ok("/proc/self/exe".into())
+    } else {
+        std::env::current_exe()
+    };
+    let mut program = match itself {
         Ok(path) => Command::new(path),
         Err(error) => return error,
     };

@@ -516,23 +516,27 @@ pub(crate) fn in_system<T>(job: impl Future<Output = anyhow::Result<T>>) -> anyh
 #[error("{0}; starting again")]
 pub(crate) struct StartAgain(End);
 
+/// A store that fails sooner after it was opened, with room on the disk, would fail again.
+const LASTING: Duration = Duration::from_mins(10);
+
 /// `engine run`.
 ///
 /// # Errors
 /// [`StartAgain`] if that helps; the log is to be ended before.
 pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
+    let begun = tokio::time::Instant::now();
     let ground = Ground::open(config)?;
     let room = Room::new(ground.store.dir().to_owned(), config.store.min_free_mib);
     in_system(async {
         let service = Service::start(config, ground, Mode::LIVE).await?;
         service.announce("watching over your sensors");
         let outcome = service.until_stopped().await;
+        // Before the stream is drained: whoever filled the disk may have made room by then.
+        let helps = room.missing().is_some() || begun.elapsed() >= LASTING;
         let asked = service.asked.clone();
-        // A store that failed before it took anything fails again.
-        let moved = service.pipeline.health().commits() > 0;
         let stopped = service.stop().await;
         match outcome {
-            Err(end @ End::Reopen(_)) if moved || room.missing().is_some() => {
+            Err(end @ End::Reopen(_)) if helps => {
                 tracing::error!("{end}; starting again as soon as there is room");
                 if has_room_again(&room, asked).await {
                     return Err(StartAgain(end).into());

@@ -250,6 +250,7 @@ impl Embedded {
             .open()
             .map_err(opened)?;
         let mut limits = Vec::new();
+        // How tables are made: stores keep what they were made with.
         let mut keyspace = |name: &str, limit: u64| {
             let options = KeyspaceCreateOptions::default()
                 .max_memtable_size(buffers::NO_LIMIT)
@@ -259,7 +260,7 @@ impl Embedded {
                     CompressionType::Lz4,
                 ]))
                 // The index of a large table takes 1.5 MB: in one piece it would be held, or be read
-                // anew for each look into the table. (Stores keep what they were made with.)
+                // anew for each look into the table.
                 .index_block_partitioning_policy(PartitioningPolicy::new([false, true]));
             let options = match name {
                 // Every flush touches every sensor, so merging early writes everything again and
@@ -299,7 +300,7 @@ impl Embedded {
             due: keyspace("due", small)?,
             ledgers: keyspace("ledgers", small)?,
             meta: keyspace("meta", small)?,
-            buffers: Buffers::new(limits),
+            buffers: Buffers::new(db.clone(), limits),
             line_end: Arc::default(),
             order_end: Arc::default(),
             marked: Arc::default(),
@@ -1360,7 +1361,8 @@ impl Write<'_> {
     /// Writes and syncs.
     ///
     /// # Errors
-    /// [`Error::Failed`]: nothing more can be written by this process.
+    /// [`Error::NoRoom`], [`Error::Stopped`], [`Error::Failed`]: nothing more can be written until the
+    /// store is opened again.
     pub fn commit(mut self) -> Result<(), Error> {
         if self.resting.is_empty() {
             return self.commit_rows();

@@ -17,10 +17,14 @@ struct Disk(PathBuf);
 
 impl Disk {
     fn new(dir: &Path, mib: u32) -> Option<Self> {
+        Self::with(dir, &format!("size={mib}m"))
+    }
+
+    fn with(dir: &Path, options: &str) -> Option<Self> {
         let at = dir.join("disk");
         fs::create_dir(&at).unwrap();
         let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"])
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
             .arg(&at)
             .output();
         if mounted.is_ok_and(|mounted| mounted.status.success()) {
@@ -171,6 +175,37 @@ fn a_disk_that_fills_in_the_middle_of_a_write_has_the_engine_start_again() {
     assert_all_kept(engine, publisher, &disk, &file);
 }
 
+/// There is room, but no new file can be made: the first table that is to be written ends the store. Started
+/// again it would end as soon, so it says so and ends, for whoever watches over it.
+#[test]
+fn a_disk_without_inodes_ends_the_engine_in_words_instead_of_in_circles() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disk) = Disk::with(dir.path(), "size=400m,nr_inodes=600") else {
+        return;
+    };
+    fs::write(disk.0.join("vigie.toml"), "[store]\nwrite_buffer_mib = 4\n").unwrap();
+    let addresses = Addresses::new();
+    let mut engine = addresses.engine_with(&disk.0, &["--config", "vigie.toml"], &[]);
+    let file = dir.path().join("acked");
+    let load = load().replace("--rate 10000", "--rate max");
+    let mut publisher = Process::start(dir.path(), &simulate_args(&engine.door(), &load));
+    wait_more_acknowledged(&file);
+    let ballast = disk.0.join("ballast");
+    fs::create_dir(&ballast).unwrap();
+    let full = (0..600).find_map(|n| fs::File::create(ballast.join(n.to_string())).err());
+    assert!(full.is_some(), "600 files could be made");
+
+    assert_eq!(engine.process.wait(PATIENCE), 1, "exit code");
+    let said = engine.process.stderr().join("\n");
+    assert!(said.contains("the stream cannot go on"), "{said}");
+    assert!(!said.contains("starting again"), "{said}");
+    publisher.kill();
+    fs::remove_dir_all(&ballast).unwrap();
+    let mut engine = addresses.engine(&disk.0, &[]);
+    assert_kept(&acked(&file), &stored(&engine));
+    engine.process.stop();
+}
+
 /// Lets a write begin that is larger than what may be left in the journal's last block.
 fn fill_in_the_middle(engine: &Engine, disk: &Disk, round: usize) {
     for _ in 0..4 {
@@ -204,6 +239,10 @@ impl Addresses {
     }
 
     fn engine(&self, dir: &Path, environment: &[(&str, &str)]) -> Engine {
+        self.engine_with(dir, &[], environment)
+    }
+
+    fn engine_with(&self, dir: &Path, more: &[&str], environment: &[(&str, &str)]) -> Engine {
         let args = [
             "run",
             "--data-dir",
@@ -213,6 +252,7 @@ impl Addresses {
             "--http",
             &self.http,
         ];
+        let args = [&args[..], more].concat();
         let process = Process::start_in(dir, &args, environment);
         Engine::of(process).unwrap_or_else(|ended| panic!("{ended:#?}"))
     }

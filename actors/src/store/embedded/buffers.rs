@@ -10,7 +10,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fjall::{AbstractTree as _, Keyspace};
+use fjall::{AbstractTree as _, Database, Keyspace, PersistMode};
 use tokio::time::Instant;
 
 /// What fjall is told.
@@ -27,6 +27,7 @@ const PATIENCE: Duration = Duration::from_mins(5);
 /// The keyspaces, each with its largest write buffer in bytes.
 #[derive(Clone)]
 pub(super) struct Buffers {
+    db: Database,
     limits: Arc<[(Keyspace, u64)]>,
     /// Held by who closes: of two that see a full buffer the second would close the next one, empty.
     closing: Arc<Mutex<()>>,
@@ -41,8 +42,9 @@ pub(super) struct Buffers {
 struct Stuck;
 
 impl Buffers {
-    pub(super) fn new(limits: Vec<(Keyspace, u64)>) -> Self {
+    pub(super) fn new(db: Database, limits: Vec<(Keyspace, u64)>) -> Self {
         Self {
+            db,
             limits: limits.into(),
             closing: Arc::default(),
         }
@@ -78,6 +80,10 @@ impl Buffers {
             if size <= limit.saturating_mul(STRETCH) {
                 return Ok(());
             }
+            // A worker that has failed will never be done.
+            self.db
+                .persist(PersistMode::Buffer)
+                .map_err(super::failed)?;
             if begun.elapsed() > PATIENCE {
                 return Err(super::Error::Failed(Box::new(Stuck)));
             }
@@ -106,7 +112,7 @@ fn size(keyspace: &Keyspace) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use fjall::{Database, KeyspaceCreateOptions};
+    use fjall::KeyspaceCreateOptions;
 
     use super::*;
 
@@ -116,7 +122,7 @@ mod tests {
         let db = Database::builder(dir).worker_threads(1).open().unwrap();
         let options = || KeyspaceCreateOptions::default().max_memtable_size(NO_LIMIT);
         let keyspace = db.keyspace("readings", options).unwrap();
-        let buffers = Buffers::new(vec![(keyspace.clone(), LIMIT)]);
+        let buffers = Buffers::new(db.clone(), vec![(keyspace.clone(), LIMIT)]);
         (db, keyspace, buffers)
     }
 
