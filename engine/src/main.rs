@@ -46,16 +46,9 @@ fn leave_no_core() {
 /// Becomes this program anew, with the same arguments. Comes back only if that cannot be.
 fn start_again() -> std::io::Error {
     let mut arguments = std::env::args_os();
-    // As it is, also when another version has been put in its place since.
-    let itself = if cfg!(target_os = "linux") {
-        Ok("/proc/self/exe".into())
-    } else {
-        std::env::current_exe()
-    };
-    let mut program = match itself {
-        Ok(path) => Command::new(path),
-        Err(error) => return error,
-    };
+    // By its path, which also gives the process its name; it is gone if another version was installed since.
+    let path = std::env::current_exe().ok().filter(|path| path.exists());
+    let mut program = Command::new(path.unwrap_or_else(|| "/proc/self/exe".into()));
     if let Some(name) = arguments.next() {
         program.arg0(name);
     }
