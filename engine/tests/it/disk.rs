@@ -1,5 +1,5 @@
 //! A disk that is full: the engine says so, acknowledges nothing, stays up, and goes on when there
-//! is room.
+//! is room. One that takes no new file ends it in words.
 
 use std::fs;
 use std::path::{Path, PathBuf};
