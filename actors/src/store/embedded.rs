@@ -264,15 +264,16 @@ impl Embedded {
                 .index_block_partitioning_policy(PartitioningPolicy::new([false, true]));
             let options = match name {
                 // Every flush touches every sensor, so merging early writes everything again and
-                // again; and so does a large first level, which has eight tables of this size:
-                // whatever comes is merged with all of it, which takes as much room once more.
+                // again; and so does a large first level, which has as many tables of this size as
+                // are waited for: whatever comes is merged with all of it, which takes as much room
+                // once more.
                 // Readings are read by range; a filter would help only the rare look-up of a late one.
                 "readings" => options
                     .filter_policy(FilterPolicy::disabled())
                     .compaction_strategy(Arc::new(
                         Leveled::default()
-                            .with_l0_threshold(8)
-                            .with_table_target_size(16 << 20),
+                            .with_l0_threshold(16)
+                            .with_table_target_size(8 << 20),
                     )),
                 _ => options,
             };
@@ -285,7 +286,7 @@ impl Embedded {
             readings: keyspace("readings", mib(config.write_buffer_mib))?,
             identities: keyspace("identities", small)?,
             anomalies: keyspace("anomalies", small)?,
-            states: keyspace("states", mib(config.write_buffer_mib) / 2)?,
+            states: keyspace("states", mib(config.write_buffer_mib))?,
             incidents: keyspace("incidents", small)?,
             current: keyspace("current", small)?,
             orders: keyspace("orders", small)?,

@@ -48,7 +48,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             cache_mib: 16,
-            write_buffer_mib: 8,
+            write_buffer_mib: 4,
             quarantine_rows: 100_000,
             keep: Span::secs(365 * 86_400),
             max_mib: 10_240,
