@@ -9,8 +9,8 @@ use vigie_wire::QuantityId;
 
 use super::Config;
 use super::season::{BIN_MS, Distance, Jump, Season, SeasonOutlook, Slow};
-use super::sketch::Sketch;
-use super::window::{self, Moments, Summary, Window};
+use super::sketch::Often;
+use super::window::{self, Moments, Rounded, Summary, Window};
 use crate::quantity::Quantity;
 
 /// Baselines of one quantity of one sensor.
@@ -30,7 +30,7 @@ pub struct Channel {
     rough: f64,
     values: Window<Summary>,
     /// Deviations from `ewma`.
-    residuals: Window<Moments>,
+    residuals: Window<Moments, Rounded>,
     /// Since when values have been too far away to enter `values`.
     frozen_since: Option<i64>,
     /// How many readings in a row deviated from `ewma` by more than the freeze line.
@@ -38,9 +38,9 @@ pub struct Channel {
     /// Exponentially weighted share of such readings.
     astray_share: f64,
     /// Sizes of steps.
-    steps: Sketch,
+    steps: Often,
     /// Roughness so far.
-    roughs: Sketch,
+    roughs: Often,
     /// Size that `z` hardly ever exceeds: half of the way up with every larger one, and down again
     /// within two weeks.
     usual_z: f64,
@@ -69,11 +69,11 @@ pub struct Channel {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 struct Usual {
     /// Median step, largest usual step.
-    step: f64,
-    large_step: f64,
+    step: f32,
+    large_step: f32,
     /// Nine of ten are smaller.
-    brisk_step: f64,
-    rough: f64,
+    brisk_step: f32,
+    rough: f32,
 }
 
 /// Equal values in a row.
@@ -296,8 +296,8 @@ impl Channel {
             frozen_since: None,
             astray: 0,
             astray_share: 0.0,
-            steps: Sketch::default(),
-            roughs: Sketch::default(),
+            steps: Often::default(),
+            roughs: Often::default(),
             usual_z: 0.0,
             usual: Usual::default(),
             stale: 0,
@@ -316,7 +316,7 @@ impl Channel {
     /// See `SensorState::touch`.
     pub fn touch(&self) -> u64 {
         self.last.to_bits()
-            ^ self.usual.step.to_bits()
+            ^ u64::from(self.usual.step.to_bits())
             ^ u64::from(self.run.length)
             ^ self.values.touch()
             ^ self.residuals.touch()
@@ -394,7 +394,10 @@ impl Channel {
         look.residual_z = (value - self.ewma) / look.residual_spread;
         look.step = value - self.last;
         let noise = self.noise.sqrt() + 0.1 * spec.floor;
-        look.noise_ratio = (noise / (look.residual_spread + 0.1 * spec.floor)).ln();
+        let usual_noise = look.residual_spread + 0.1 * spec.floor;
+        #[allow(clippy::cast_possible_truncation, reason = "seven digits are enough")]
+        let ratio = (noise / usual_noise) as f32;
+        look.noise_ratio = ratio.ln().into();
         look.usual_z = self.usual_z;
         look.warm = seasoned && baseline.count >= 30;
         look.residual_warm = residuals.count >= Self::RESIDUALS;
@@ -439,13 +442,12 @@ impl Channel {
         self.stale += 1;
         if self.stale >= Self::STALE {
             self.stale = 0;
-            self.steps.settle();
-            self.roughs.settle();
+            let steps = self.steps.settle();
             self.usual = Usual {
-                step: self.steps.quantile(0.5),
-                large_step: self.steps.quantile(0.998),
-                brisk_step: self.steps.quantile(0.9),
-                rough: self.roughs.quantile(0.99),
+                step: steps.quantile(0.5),
+                large_step: steps.quantile(0.998),
+                brisk_step: steps.quantile(0.9),
+                rough: self.roughs.settle().quantile(0.99),
             };
         }
     }
@@ -504,7 +506,7 @@ impl Channel {
         {
             return None;
         }
-        let small = (1.5 * floor).max(2.0 * self.usual.brisk_step);
+        let small = (1.5 * floor).max(2.0 * f64::from(self.usual.brisk_step));
         let ratio = step / (small * pace.patience() * pace.young());
         let ratio = ratio.min(length / Run::LEAST);
         (ratio >= 1.0).then(|| (self.run.length, length / ratio, self.run.since_ms))
@@ -521,9 +523,9 @@ impl Channel {
         let expected_ms = pace.expected_ms.unwrap_or(BIN_MS).max(1) as f64;
         let patience = pace.patience();
         let mut strange = false;
-        let usual = (1.4826 * self.usual.step).max(floor);
+        let usual = (1.4826 * f64::from(self.usual.step)).max(floor);
         if self.steps.weight() >= Self::STEPS {
-            let large = (6.0 * usual).max(1.5 * self.usual.large_step);
+            let large = (6.0 * usual).max(1.5 * f64::from(self.usual.large_step));
             #[allow(clippy::cast_possible_truncation, reason = "seven digits are enough")]
             {
                 self.large = large as f32;
@@ -549,7 +551,8 @@ impl Channel {
         let course = self.last + self.last_step;
         let bend = look.value - course;
         let weight = (expected_ms / Self::ROUGH_MS).min(1.0 / 6.0);
-        let line = (2.5 * self.usual.rough).max(4.0 * floor) / 1.5 * pace.young();
+        let usual_rough = f64::from(self.usual.rough);
+        let line = (2.5 * usual_rough).max(4.0 * floor) / 1.5 * pace.young();
         let known = self.roughs.weight() >= 2.0 * Self::STEPS;
         let often = expected_ms < Self::OFTEN_MS;
         let power = weight * bend * bend;
@@ -560,8 +563,7 @@ impl Channel {
             over = rough >= line;
             if often {
                 // No single bend of so many makes half of an hour.
-                let usual = self.usual.rough;
-                look.rough = Some(Distance::new(usual, rough, usual, line));
+                look.rough = Some(Distance::new(usual_rough, rough, usual_rough, line));
             } else if power >= 0.5 * self.rough {
                 // One bend makes up half of it: this is a jump.
                 let line = line * self.alone(0.9, 1.0, 1.2, pace.others);
@@ -615,16 +617,17 @@ impl Channel {
         let reversal = (-look.step * self.last_step).max(0.0).sqrt();
         let weight = (expected_ms / Self::RESTLESS_MS).min(0.125);
         #[allow(clippy::cast_possible_truncation, reason = "a logarithm")]
-        let (size, weight) = ((reversal + floor).ln() as f32, weight as f32);
+        let (size, weight) = ((reversal + floor) as f32, weight as f32);
+        let size = size.max(f32::MIN_POSITIVE).ln();
         if self.usual_restless == f32::NEG_INFINITY {
             self.restless = size;
         }
         self.restless += weight * (size - self.restless);
-        let now = f64::from(self.restless).exp() - floor;
         if pace.age_ms < Self::RESTLESS_ACCEPT_MS || self.roughs.weight() < 2.0 * Self::STEPS {
             self.usual_restless = self.usual_restless.max(self.restless);
             return;
         }
+        let now = f64::from(self.restless).exp() - floor;
         let usual = (f64::from(self.usual_restless).exp() - floor).max(floor);
         let distance = Distance::new(usual, now, usual, 1.5 * usual * pace.young());
         let over = distance.ratio() >= 1.0;

@@ -203,8 +203,7 @@ impl Residents {
         found.map(|(_, resident)| resident.as_ref())
     }
 
-    fn get_mut(&mut self, sensor: &SensorId) -> Option<&mut Resident> {
-        let hash = Self::hash(sensor);
+    fn get_mut(&mut self, hash: u64, sensor: &SensorId) -> Option<&mut Resident> {
         let is_it = |(_, resident): &(u64, Box<Resident>)| resident.sensor == *sensor;
         Some(self.0.find_mut(hash, is_it)?.1.as_mut())
     }
@@ -248,6 +247,9 @@ pub struct Share<M> {
     epoch: u64,
 }
 
+/// A reading of a sensor of this share: its index in the batch, the hash of the sensor.
+type Own<'a> = (u32, u64, &'a Reading);
+
 /// Arrivals whose states are fetched from memory at once.
 const AHEAD: usize = 16;
 
@@ -281,18 +283,14 @@ impl SilenceLine {
 
 /// Which of `shares` owns `sensor`.
 pub fn share_of(sensor: &SensorId, shares: u64) -> u64 {
-    if shares == 1 {
-        0
-    } else {
-        xxh3_64(sensor.as_bytes()) % shares
-    }
+    Residents::hash(sensor) % shares
 }
 
 /// How far a sensor is on the way to its next snapshot when it starts: a fleet that starts together
 /// must not write all its states at once.
-fn phase(sensor: &SensorId, every: u64) -> u64 {
+fn phase(hash: u64, every: u64) -> u64 {
     // Turned, for the hash as it is decides about the share.
-    xxh3_64(sensor.as_bytes()).rotate_left(32) % every
+    hash.rotate_left(32) % every
 }
 
 impl<M: Memory> Share<M> {
@@ -353,14 +351,20 @@ impl<M: Memory> Share<M> {
             silent: Vec::new(),
             known: 0,
         };
-        let mut index = 0_u32;
-        for ahead in batch.arrivals.chunks(AHEAD) {
-            self.fetch(ahead);
-            for arrival in ahead {
-                if let Some(reading) = self.own(arrival) {
-                    self.observe(index, reading, &mut part)?;
+        let chunks = batch.arrivals.chunks(AHEAD);
+        for (first, ahead) in (0_u32..).step_by(AHEAD).zip(chunks) {
+            let mut own: SmallVec<[Own<'_>; AHEAD]> = SmallVec::new();
+            for (index, arrival) in (first..).zip(ahead) {
+                if let Arrival::Reading(reading) = arrival {
+                    let hash = Residents::hash(&reading.sensor);
+                    if hash % self.shares == self.index {
+                        own.push((index, hash, reading));
+                    }
                 }
-                index += 1;
+            }
+            self.fetch(&own);
+            for one in own {
+                self.observe(one, &mut part)?;
             }
         }
         // Time may go back: somebody may set the clock.
@@ -377,26 +381,13 @@ impl<M: Memory> Share<M> {
         Ok(part)
     }
 
-    /// The reading, if it is one of a sensor of this share.
-    fn own<'a>(&self, arrival: &'a Arrival) -> Option<&'a Reading> {
-        match arrival {
-            Arrival::Reading(reading) => {
-                (share_of(&reading.sensor, self.shares) == self.index).then_some(reading)
-            }
-            Arrival::Quarantine(_) => None,
-        }
-    }
-
     /// Brings the states of the next arrivals from memory into the cache, all at once instead of
     /// one after the other: with thousands of sensors none of them is there yet. Nothing here is
     /// decided by what is being fetched, for a processor that guesses wrong fetches anew.
-    fn fetch(&self, ahead: &[Arrival]) {
+    fn fetch(&self, ahead: &[Own<'_>]) {
         let residents: SmallVec<[&Resident; AHEAD]> = ahead
             .iter()
-            .filter_map(|arrival| {
-                let reading = self.own(arrival)?;
-                self.residents.guess(Residents::hash(&reading.sensor))
-            })
+            .filter_map(|(_, hash, _)| self.residents.guess(*hash))
             .collect();
         let touched = residents.iter().fold(0, |sum, resident| {
             sum ^ resident.touched ^ resident.state.touch()
@@ -453,16 +444,15 @@ impl<M: Memory> Share<M> {
 
     fn observe(
         &mut self,
-        index: u32,
-        reading: &Reading,
+        (index, hash, reading): Own<'_>,
         part: &mut Part,
     ) -> Result<(), store::Error> {
         // Findings are large: each is made where it stays.
         let found = &mut part.found;
-        if self.residents.get_mut(&reading.sensor).is_none() {
+        if self.residents.get_mut(hash, &reading.sensor).is_none() {
             self.wake(&reading.sensor)?;
         }
-        let Some(resident) = self.residents.get_mut(&reading.sensor) else {
+        let Some(resident) = self.residents.get_mut(hash, &reading.sensor) else {
             found.push((index, Finding::TooManySensors));
             return Ok(());
         };
@@ -500,7 +490,7 @@ impl<M: Memory> Share<M> {
                 let overdue_ms = resident.overdue_ms(self.silence);
                 self.none_overdue_ms = self.none_overdue_ms.min(overdue_ms);
                 let every = u64::from(self.config.snapshot_every);
-                let due = (entered + phase(&reading.sensor, every)).is_multiple_of(every);
+                let due = (entered + phase(hash, every)).is_multiple_of(every);
                 // Who asks about a device reads the snapshot only.
                 if started || due {
                     let snapshot = Snapshot::of(&resident.state)?;

@@ -9,15 +9,72 @@ use smallvec::SmallVec;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sketch {
     /// The day of the last [`Sketch::advance`].
-    day: i64,
+    day: i32,
     /// Weight of the numbers that are zero, or too small beside the largest.
     zeros: f32,
     /// Number of the bucket that `weights` begins with.
     first: i32,
     weights: Vec<f32>,
     total: f32,
-    /// Sizes with their weights that have not been sorted into `weights` yet.
+}
+
+/// A sketch of what comes often. Eight sizes are sorted in together: the buckets lie in memory that is
+/// slow to reach.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Often {
+    /// Its weight is that of all sizes.
+    sketch: Sketch,
+    /// Sizes with their weights that have not been sorted into it yet.
     waiting: SmallVec<[(f32, f32); 8]>,
+}
+
+impl Often {
+    /// See [`Sketch::advance`].
+    pub fn advance(&mut self, day: i64) {
+        if day > self.sketch.day.into() {
+            self.settle();
+            self.sketch.advance(day);
+        }
+    }
+
+    /// See `SensorState::touch`.
+    pub fn touch(&self) -> u64 {
+        self.sketch.touch() ^ self.waiting.len() as u64
+    }
+
+    /// See `SensorState::touch_beyond`. `soon`: the buckets will be needed.
+    pub fn touch_beyond(&self, soon: bool) -> u64 {
+        if !soon && self.waiting.len() + 1 < self.waiting.inline_size() {
+            return 0;
+        }
+        // One of each cache line.
+        let weights = self.sketch.weights.iter().step_by(16);
+        weights.fold(0, |sum, weight| sum ^ u64::from(weight.to_bits()))
+    }
+
+    /// See [`Sketch::push`].
+    pub fn push(&mut self, size: f64, weight: f32) {
+        self.sketch.total += weight;
+        #[allow(clippy::cast_possible_truncation, reason = "sorted into wide buckets")]
+        self.waiting
+            .push((size.min(f32::MAX.into()) as f32, weight));
+        if self.waiting.len() == self.waiting.inline_size() {
+            self.settle();
+        }
+    }
+
+    /// All sizes so far, sorted in.
+    pub fn settle(&mut self) -> &Sketch {
+        for (size, weight) in std::mem::take(&mut self.waiting) {
+            self.sketch.sort_in(f64::from(size), weight);
+        }
+        &self.sketch
+    }
+
+    /// See [`Sketch::weight`].
+    pub fn weight(&self) -> f64 {
+        self.sketch.weight()
+    }
 }
 
 impl Sketch {
@@ -32,10 +89,11 @@ impl Sketch {
 
     /// Moves on to `day`; what is older weighs less.
     pub fn advance(&mut self, day: i64) {
+        #[allow(clippy::cast_possible_truncation, reason = "clamped")]
+        let day = day.clamp(i32::MIN.into(), i32::MAX.into()) as i32;
         if self.total > 0.0 && day > self.day {
-            self.settle();
             #[allow(clippy::cast_possible_truncation, reason = "a factor from 0 to 1")]
-            let fade = (-((day - self.day) as f64) / Self::DAYS).exp() as f32;
+            let fade = ((f64::from(self.day) - f64::from(day)) / Self::DAYS).exp() as f32;
             self.zeros *= fade;
             self.total *= fade;
             for weight in &mut self.weights {
@@ -47,36 +105,13 @@ impl Sketch {
 
     /// See `SensorState::touch`.
     pub fn touch(&self) -> u64 {
-        let lengths = self.weights.len() ^ self.waiting.len();
-        self.day.cast_unsigned() ^ u64::from(self.total.to_bits()) ^ lengths as u64
+        u64::from(self.day.cast_unsigned() ^ self.total.to_bits()) ^ self.weights.len() as u64
     }
 
-    /// See `SensorState::touch_beyond`. `soon`: the buckets will be needed.
-    pub fn touch_beyond(&self, soon: bool) -> u64 {
-        if !soon && self.waiting.len() + 1 < self.waiting.inline_size() {
-            return 0;
-        }
-        // One of each cache line.
-        let weights = self.weights.iter().step_by(16);
-        weights.fold(0, |sum, weight| sum ^ u64::from(weight.to_bits()))
-    }
-
-    /// Takes in the size of a finite number; with a weight below 1 it counts for less. Eight of
-    /// them are sorted in together: the buckets lie in memory that is slow to reach.
+    /// Takes in the size of a finite number; with a weight below 1 it counts for less.
     pub fn push(&mut self, size: f64, weight: f32) {
         self.total += weight;
-        #[allow(clippy::cast_possible_truncation, reason = "sorted into wide buckets")]
-        self.waiting.push((size as f32, weight));
-        if self.waiting.len() == self.waiting.inline_size() {
-            self.settle();
-        }
-    }
-
-    /// Sorts in what waits, so that [`Sketch::quantile`] knows of it.
-    pub fn settle(&mut self) {
-        for (size, weight) in std::mem::take(&mut self.waiting) {
-            self.sort_in(f64::from(size), weight);
-        }
+        self.sort_in(size, weight);
     }
 
     fn sort_in(&mut self, size: f64, weight: f32) {
@@ -136,8 +171,8 @@ impl Sketch {
     }
 
     /// The size that a share `q` (from 0 to 1) of the numbers does not exceed; 0 without any.
-    pub fn quantile(&self, q: f64) -> f64 {
-        #[allow(clippy::cast_possible_truncation, reason = "a share")]
+    #[allow(clippy::cast_possible_truncation, reason = "right within a bucket")]
+    pub fn quantile(&self, q: f64) -> f32 {
         let mut above = (1.0 - q) as f32 * self.total;
         for (index, weight) in self.weights.iter().enumerate().rev() {
             if *weight > above {
@@ -145,7 +180,7 @@ impl Sketch {
                 let inside = 1.0 - f64::from(above / weight);
                 let bucket = f64::from(self.first) + index as f64;
                 let exponent = (bucket + inside.clamp(0.0, 1.0)) / Self::PER_DOUBLING;
-                return exponent.exp2();
+                return exponent.exp2().min(f32::MAX.into()) as f32;
             }
             above -= weight;
         }
@@ -163,18 +198,13 @@ mod tests {
 
     use super::*;
 
-    fn settled(sketch: &mut Sketch) -> &Sketch {
-        sketch.settle();
-        sketch
-    }
-
     proptest! {
         #[test]
         fn quantiles_are_right_within_a_bucket(
             sizes in prop::collection::vec(0.01..100.0_f64, 50..400),
             q in 0.05..0.999_f64,
         ) {
-            let mut sketch = Sketch::default();
+            let mut sketch = Often::default();
             for size in &sizes {
                 sketch.push(*size, 1.0);
             }
@@ -183,7 +213,7 @@ mod tests {
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
             let at = (q * sorted.len() as f64) as usize;
             let near = |index: usize| sorted[index.min(sorted.len() - 1)];
-            let got = settled(&mut sketch).quantile(q);
+            let got = f64::from(sketch.settle().quantile(q));
             let (low, high) = (near(at.saturating_sub(1)) * 0.85, near(at + 1) * 1.15);
             prop_assert!((low..=high).contains(&got), "{got} is not from {low} to {high}");
         }
@@ -198,14 +228,11 @@ mod tests {
         for _ in 0..10 {
             sketch.push(1.0, 1.0);
         }
-        assert!(settled(&mut sketch).quantile(0.5) < 1e-9);
-        assert!((settled(&mut sketch).quantile(0.95) - 1.0).abs() < 0.15);
+        assert!(sketch.quantile(0.5) < 1e-9);
+        assert!((sketch.quantile(0.95) - 1.0).abs() < 0.15);
         sketch.push(1e9, 1.0);
-        assert!(settled(&mut sketch).quantile(0.9999) > 0.8e9);
-        assert!(
-            settled(&mut sketch).quantile(0.95) < 1e-9,
-            "too small beside the giant"
-        );
+        assert!(sketch.quantile(0.9999) > 0.8e9);
+        assert!(sketch.quantile(0.95) < 1e-9, "too small beside the giant");
         sketch.push(0.5, 1.0);
         assert!((sketch.weight() - 102.0).abs() < 1e-6);
     }
@@ -221,7 +248,7 @@ mod tests {
         for _ in 0..10 {
             sketch.push(1.0, 1.0);
         }
-        assert!((settled(&mut sketch).quantile(0.5) - 1.0).abs() < 0.15);
+        assert!((sketch.quantile(0.5) - 1.0).abs() < 0.15);
         sketch.advance(90);
         assert!(sketch.weight() < 16.0, "time does not go back");
     }

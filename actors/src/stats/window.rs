@@ -29,6 +29,35 @@ pub struct Moments {
     pub m2: f64,
 }
 
+/// [`Moments`] in half the room, for closed panes of what needs no more than seven digits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Rounded {
+    count: u32,
+    mean: f32,
+    m2: f32,
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "what it is for")]
+impl From<Moments> for Rounded {
+    fn from(Moments { count, mean, m2 }: Moments) -> Self {
+        Self {
+            count,
+            mean: mean as f32,
+            m2: m2 as f32,
+        }
+    }
+}
+
+impl From<Rounded> for Moments {
+    fn from(Rounded { count, mean, m2 }: Rounded) -> Self {
+        Self {
+            count,
+            mean: f64::from(mean),
+            m2: f64::from(m2),
+        }
+    }
+}
+
 impl Gathered for Moments {
     fn push(&mut self, x: f64) {
         self.count += 1;
@@ -116,19 +145,20 @@ impl Gathered for Summary {
     }
 }
 
-/// What was gathered in the last [`PANES`] panes, the current one included.
+/// What was gathered in the last [`PANES`] panes, the current one included; `K` is what is kept of a
+/// closed one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Window<G> {
+pub struct Window<G, K = G> {
     /// Pane number of `current`: time divided by the pane's length.
     pane: i64,
     current: G,
     /// Closed panes, each at its number modulo [`PANES`]; empty until one is closed.
-    closed: Vec<G>,
+    closed: Vec<K>,
     /// `closed`, merged.
     merged: G,
 }
 
-impl<G: Gathered> Default for Window<G> {
+impl<G: Gathered, K> Default for Window<G, K> {
     fn default() -> Self {
         Self {
             pane: i64::MIN,
@@ -147,7 +177,7 @@ fn place(pane: i64) -> usize {
     usize::try_from(pane.rem_euclid(PANES)).unwrap_or(0)
 }
 
-impl<G: Gathered> Window<G> {
+impl<G: Gathered, K: Copy + Default + From<G> + Into<G>> Window<G, K> {
     /// Moves on to the pane of `time_ms`, letting go of panes that are too old. Time that goes
     /// back stays in the current pane.
     pub fn advance(&mut self, time_ms: i64, pane_ms: i64) {
@@ -156,16 +186,17 @@ impl<G: Gathered> Window<G> {
             return;
         }
         if self.current.count() > 0 && self.closed.is_empty() {
-            self.closed = vec![G::default(); PLACES];
+            self.closed = vec![K::default(); PLACES];
         }
         if !self.closed.is_empty() {
-            self.closed[place(self.pane)] = self.current;
+            self.closed[place(self.pane)] = self.current.into();
             // The panes that nothing came in, and the place of the one that begins.
             for skipped in (self.pane + 1..=pane).rev().take(PLACES) {
-                self.closed[place(skipped)] = G::default();
+                self.closed[place(skipped)] = K::default();
             }
-            self.merged = (pane + 1 - PANES..pane)
-                .fold(G::default(), |all, one| all.merge(&self.closed[place(one)]));
+            self.merged = (pane + 1 - PANES..pane).fold(G::default(), |all, one| {
+                all.merge(&self.closed[place(one)].into())
+            });
         }
         self.current = G::default();
         self.pane = pane;

@@ -140,7 +140,7 @@ pub enum Error {
 
 /// First byte of each stored state: another version is not read, but learned anew from the
 /// readings.
-const STATE_VERSION: u8 = 8;
+const STATE_VERSION: u8 = 9;
 
 /// A sensor's state as it is stored.
 ///
