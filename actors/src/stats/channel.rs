@@ -397,7 +397,7 @@ impl Channel {
         let usual_noise = look.residual_spread + 0.1 * spec.floor;
         #[allow(clippy::cast_possible_truncation, reason = "seven digits are enough")]
         let ratio = (noise / usual_noise) as f32;
-        look.noise_ratio = ratio.ln().into();
+        look.noise_ratio = ratio.max(f32::MIN_POSITIVE).ln().into();
         look.usual_z = self.usual_z;
         look.warm = seasoned && baseline.count >= 30;
         look.residual_warm = residuals.count >= Self::RESIDUALS;
@@ -616,9 +616,9 @@ impl Channel {
     fn restless(&mut self, look: &mut Look, pace: Pace, expected_ms: f64, floor: f64) {
         let reversal = (-look.step * self.last_step).max(0.0).sqrt();
         let weight = (expected_ms / Self::RESTLESS_MS).min(0.125);
-        #[allow(clippy::cast_possible_truncation, reason = "a logarithm")]
+        #[allow(clippy::cast_possible_truncation, reason = "seven digits are enough")]
         let (size, weight) = ((reversal + floor) as f32, weight as f32);
-        let size = size.max(f32::MIN_POSITIVE).ln();
+        let size = size.clamp(f32::MIN_POSITIVE, f32::MAX).ln();
         if self.usual_restless == f32::NEG_INFINITY {
             self.restless = size;
         }

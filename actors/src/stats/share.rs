@@ -281,9 +281,9 @@ impl SilenceLine {
     }
 }
 
-/// Which of `shares` owns `sensor`.
-pub fn share_of(sensor: &SensorId, shares: u64) -> u64 {
-    Residents::hash(sensor) % shares
+/// Which of `shares` owns the sensor of this hash.
+fn share_of(hash: u64, shares: u64) -> u64 {
+    hash % shares
 }
 
 /// How far a sensor is on the way to its next snapshot when it starts: a fleet that starts together
@@ -308,7 +308,7 @@ impl<M: Memory> Share<M> {
         epoch: u64,
     ) -> Result<Self, store::Error> {
         let mut resting = memory.inventory()?;
-        resting.retain(|(sensor, _)| share_of(sensor, shares) == index);
+        resting.retain(|(sensor, _)| share_of(Residents::hash(sensor), shares) == index);
         Ok(Self {
             index,
             shares,
@@ -357,7 +357,7 @@ impl<M: Memory> Share<M> {
             for (index, arrival) in (first..).zip(ahead) {
                 if let Arrival::Reading(reading) = arrival {
                     let hash = Residents::hash(&reading.sensor);
-                    if hash % self.shares == self.index {
+                    if share_of(hash, self.shares) == self.index {
                         own.push((index, hash, reading));
                     }
                 }

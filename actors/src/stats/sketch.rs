@@ -56,8 +56,7 @@ impl Often {
     pub fn push(&mut self, size: f64, weight: f32) {
         self.sketch.total += weight;
         #[allow(clippy::cast_possible_truncation, reason = "sorted into wide buckets")]
-        self.waiting
-            .push((size.min(f32::MAX.into()) as f32, weight));
+        self.waiting.push((size as f32, weight));
         if self.waiting.len() == self.waiting.inline_size() {
             self.settle();
         }
@@ -115,6 +114,7 @@ impl Sketch {
     }
 
     fn sort_in(&mut self, size: f64, weight: f32) {
+        let size = size.clamp(0.0, f32::MAX.into());
         if size <= f64::from(f32::MIN_POSITIVE) {
             self.zeros += weight;
             return;

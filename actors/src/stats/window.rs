@@ -42,8 +42,8 @@ impl From<Moments> for Rounded {
     fn from(Moments { count, mean, m2 }: Moments) -> Self {
         Self {
             count,
-            mean: mean as f32,
-            m2: m2 as f32,
+            mean: mean.clamp(f32::MIN.into(), f32::MAX.into()) as f32,
+            m2: m2.min(f32::MAX.into()) as f32,
         }
     }
 }

@@ -245,6 +245,8 @@ impl Embedded {
             .cache_size(mib(config.cache_mib))
             // What a start after a crash has to read: half a second's worth.
             .max_journaling_size(64 << 20)
+            // Tables of 8 MiB are more than the 1,024 files that a process may usually have open.
+            .max_cached_files(Some(256))
             // A second worker would spin while the first one merges.
             .worker_threads(1)
             .open()
@@ -259,14 +261,14 @@ impl Embedded {
                     CompressionType::None,
                     CompressionType::Lz4,
                 ]))
-                // The index of a large table takes 1.5 MB: in one piece it would be held, or be read
+                // The index of a table of 64 MiB takes 1.5 MB: in one piece it would be held, or be read
                 // anew for each look into the table.
                 .index_block_partitioning_policy(PartitioningPolicy::new([false, true]));
             let options = match name {
                 // Every flush touches every sensor, so merging early writes everything again and
                 // again; and so does a large first level, which has as many tables of this size as
                 // are waited for: whatever comes is merged with all of it, which takes as much room
-                // once more.
+                // once more. From 20 waiting tables on fjall slows commits, from 30 on it stops them.
                 // Readings are read by range; a filter would help only the rare look-up of a late one.
                 "readings" => options
                     .filter_policy(FilterPolicy::disabled())

@@ -29,7 +29,8 @@ use crate::stats::state::SensorState;
 pub struct Config {
     /// Memory for blocks read from disk, in MiB.
     pub cache_mib: u32,
-    /// Memory for readings that are durable in the journal but not sorted into tables yet, in MiB.
+    /// Memory for readings that are durable in the journal but not sorted into tables yet, in MiB; and
+    /// as much for states.
     pub write_buffer_mib: u32,
     /// Quarantined messages that are kept; beyond it the oldest go first (they stay counted).
     pub quarantine_rows: u32,
@@ -62,7 +63,7 @@ impl Config {
     /// [`Invalid`] that names the key.
     pub fn validate(&self) -> Result<(), Invalid> {
         in_range("cache_mib", self.cache_mib, 1, 1 << 20)?;
-        in_range("write_buffer_mib", self.write_buffer_mib, 4, 4096)?;
+        in_range("write_buffer_mib", self.write_buffer_mib, 1, 4096)?;
         in_range("quarantine_rows", self.quarantine_rows, 1, 100_000_000)?;
         if self.keep < SHORTEST {
             return Err(Invalid::new(

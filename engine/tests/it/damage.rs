@@ -28,7 +28,7 @@ const DOCTOR: [&str; 3] = ["doctor", "--data-dir", "data"];
 fn store(dir: &Path) -> Vec<String> {
     let config = dir.join("vigie.toml");
     // Small, so that tables are written.
-    fs::write(&config, "[store]\nwrite_buffer_mib = 4\n").unwrap();
+    fs::write(&config, "[store]\nwrite_buffer_mib = 2\n").unwrap();
     let config = config.to_str().unwrap();
     // The last ones in many batches, which are in the journal only.
     for (nth, rate) in ["max --count 60000", "6000 --count 3000"]

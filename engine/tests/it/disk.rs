@@ -183,9 +183,8 @@ fn a_disk_without_inodes_ends_the_engine_in_words_instead_of_in_circles() {
     let Some(disk) = Disk::with(dir.path(), "size=400m,nr_inodes=600") else {
         return;
     };
-    fs::write(disk.0.join("vigie.toml"), "[store]\nwrite_buffer_mib = 4\n").unwrap();
     let addresses = Addresses::new();
-    let mut engine = addresses.engine_with(&disk.0, &["--config", "vigie.toml"], &[]);
+    let mut engine = addresses.engine_with(&disk.0, &[], &[]);
     let file = dir.path().join("acked");
     let load = load().replace("--rate 10000", "--rate max");
     let mut publisher = Process::start(dir.path(), &simulate_args(&engine.door(), &load));
