@@ -245,7 +245,7 @@ impl Embedded {
             .cache_size(mib(config.cache_mib))
             // What a start after a crash has to read: half a second's worth.
             .max_journaling_size(64 << 20)
-            // Tables of 8 MiB are more than the 1,024 files that a process may usually have open.
+            // A full store has more tables than the 1,024 files that a process may usually have open.
             .max_cached_files(Some(256))
             // A second worker would spin while the first one merges.
             .worker_threads(1)
