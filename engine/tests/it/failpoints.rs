@@ -74,9 +74,9 @@ fn dies(places: &[Place], mut die: impl FnMut(&str)) -> u32 {
 fn survives(dir: &Path, way: &Way, server: Option<&MongoServer>, places: &[Place]) {
     let planned = times() * u32::try_from(places.len()).unwrap();
     let rate = server.map_or(LOAD, |_| load_beside(planned));
-    // What is stored before there is a MongoDB is a backlog.
+    // What is stored before there is a MongoDB is a backlog. A broker acknowledges before that.
     let (mut campaign, mut engine) = Campaign::begin(dir, way, rate, "");
-    campaign.wait_acknowledged();
+    engine.wait_stored(1);
     engine.process.kill();
     if let Some(server) = server {
         let uri = MongoServer::uri(server.addr);
