@@ -8,6 +8,10 @@ use vigie_wire::{HUMIDITY, Quantities, QuantityId, TEMPERATURE};
 
 use crate::config::Invalid;
 
+/// No measurement is larger, whatever its unit. Sums of squares of what is smaller stay finite, also
+/// with seven digits.
+const LARGEST: f64 = 1e15;
+
 /// What config says of one quantity.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,9 +33,19 @@ pub struct Config {
 
 impl Config {
     /// # Errors
-    /// [`Invalid`] if the range is empty or not finite, or the floor is not positive.
+    /// [`Invalid`] if the range is empty or too wide to be one, or the floor is not positive.
     pub fn validate(&self, name: &str) -> Result<(), Invalid> {
-        if !(self.min.is_finite() && self.max.is_finite() && self.min < self.max) {
+        for (key, end) in [("min", self.min), ("max", self.max)] {
+            if !(-LARGEST..=LARGEST).contains(&end) {
+                return Err(Invalid::new(
+                    &format!("{name}.{key}"),
+                    end,
+                    format!("not within -{LARGEST:e} to {LARGEST:e}"),
+                    "give the physical range, in a larger unit if it takes such numbers",
+                ));
+            }
+        }
+        if self.min >= self.max {
             return Err(Invalid::new(
                 &format!("{name}.max"),
                 self.max,
@@ -191,8 +205,8 @@ impl Catalogue {
         self.specs.push(Quantity {
             name: name.into(),
             unit: config.map(|config| config.unit.clone()).unwrap_or_default(),
-            min: config.map_or(f64::MIN, |config| config.min),
-            max: config.map_or(f64::MAX, |config| config.max),
+            min: config.map_or(-LARGEST, |config| config.min),
+            max: config.map_or(LARGEST, |config| config.max),
             floor: config.map_or(f64::MIN_POSITIVE, |config| {
                 config.floor.unwrap_or((config.max - config.min) / 500.0)
             }),
@@ -285,6 +299,10 @@ mod tests {
         let error =
             Catalogue::build(&BTreeMap::from([("co2".into(), upside_down)]), &[]).unwrap_err();
         assert_eq!(error.key, "co2.max");
+        for min in [-1e16, f64::NEG_INFINITY, f64::NAN] {
+            let error = Config { min, ..co2() }.validate("co2").unwrap_err();
+            assert_eq!(error.key, "co2.min");
+        }
         let fahrenheit = BTreeMap::from([(
             "temperature".into(),
             Config {

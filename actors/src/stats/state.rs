@@ -470,6 +470,44 @@ pub(crate) mod tests {
         assert_eq!(state.baseline(TEMPERATURE), before);
     }
 
+    /// The largest numbers that a config can allow, back and forth for a day; then a room.
+    #[test]
+    fn what_swings_from_end_to_end_stays_finite_and_is_judged_again_afterwards() {
+        let wide = crate::quantity::Config {
+            unit: "J".into(),
+            min: -1e15,
+            max: 1e15,
+            floor: Some(0.1),
+            error_codes: vec![],
+        };
+        let catalogue = Catalogue::build(&[("energy".to_owned(), wide)].into(), &[]).unwrap();
+        let energy = catalogue.names().get("energy").unwrap();
+        let config = Config::default();
+        let mut state = SensorState::default();
+        let mut last = None;
+        for n in 0..40 * 144 {
+            let value = match n {
+                0..288 if n % 2 == 0 => 1e15,
+                0..288 => -1e15,
+                _ => noisy(n),
+            };
+            let mut next = reading(n, n.cast_signed() * 600_000, 20.0);
+            next.values = SmallVec::from_slice(&[(energy, value)]);
+            let look = state.enter(&next, &catalogue, &config).looks[0];
+            let said = format!("{look:?}");
+            assert!(
+                !said.contains("NaN") && !said.contains("inf"),
+                "{n}: {said}"
+            );
+            last = Some(look);
+        }
+        let last = last.unwrap();
+        assert!(
+            last.warm && last.spread < 1.0 && last.usual_z < 8.0,
+            "{last:?}"
+        );
+    }
+
     #[test]
     fn standing_of_a_reading() {
         let state = grown(10);
