@@ -8,9 +8,11 @@ use vigie_wire::{HUMIDITY, Quantities, QuantityId, TEMPERATURE};
 
 use crate::config::Invalid;
 
-/// No measurement is larger, whatever its unit. Sums of squares of what is smaller stay finite, also
-/// with seven digits.
-const LARGEST: f64 = 1e15;
+/// No range reaches further, in whatever unit. Sums of squares of what is within stay finite, also with
+/// seven digits.
+pub const LARGEST: f64 = 1e15;
+/// No floor is smaller: what is counted in floors stays finite as well.
+const SMALLEST: f64 = 1e-15;
 
 /// What config says of one quantity.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -18,9 +20,9 @@ const LARGEST: f64 = 1e15;
 pub struct Config {
     /// Printed behind values: `°C`, `%`, `ppm`.
     pub unit: String,
-    /// Smallest value that can be true, in `unit`.
+    /// Smallest value that can be true, in `unit`; not below -[`LARGEST`].
     pub min: f64,
-    /// Largest value that can be true, in `unit`.
+    /// Largest value that can be true, in `unit`; not above [`LARGEST`].
     pub max: f64,
     /// Smallest spread that means anything, in `unit`: standard deviations below it are taken as
     /// this. Default: a five-hundredth of the range.
@@ -33,13 +35,14 @@ pub struct Config {
 
 impl Config {
     /// # Errors
-    /// [`Invalid`] if the range is empty or too wide to be one, or the floor is not positive.
+    /// [`Invalid`] if the range is empty or too wide to be one, or the floor is not positive or too
+    /// small to be one.
     pub fn validate(&self, name: &str) -> Result<(), Invalid> {
         for (key, end) in [("min", self.min), ("max", self.max)] {
             if !(-LARGEST..=LARGEST).contains(&end) {
                 return Err(Invalid::new(
                     &format!("{name}.{key}"),
-                    end,
+                    format!("{end:?}"),
                     format!("not within -{LARGEST:e} to {LARGEST:e}"),
                     "give the physical range, in a larger unit if it takes such numbers",
                 ));
@@ -53,14 +56,13 @@ impl Config {
                 "give the physical range, lowest value in min, highest in max",
             ));
         }
-        if self
-            .floor
-            .is_some_and(|floor| !(floor.is_finite() && floor > 0.0))
+        if let Some(floor) = self.floor
+            && !(SMALLEST..=LARGEST).contains(&floor)
         {
             return Err(Invalid::new(
                 &format!("{name}.floor"),
-                self.floor.unwrap_or_default(),
-                "not a positive number",
+                format!("{floor:?}"),
+                format!("not within {SMALLEST:e} to {LARGEST:e}"),
                 "give the smallest spread that means anything, or leave the key out",
             ));
         }
@@ -207,7 +209,8 @@ impl Catalogue {
             unit: config.map(|config| config.unit.clone()).unwrap_or_default(),
             min: config.map_or(-LARGEST, |config| config.min),
             max: config.map_or(LARGEST, |config| config.max),
-            floor: config.map_or(f64::MIN_POSITIVE, |config| {
+            // Nobody is told of a retired one, and it is to be heard when it is declared again.
+            floor: config.map_or(LARGEST, |config| {
                 config.floor.unwrap_or((config.max - config.min) / 500.0)
             }),
             error_codes: config
@@ -302,6 +305,20 @@ mod tests {
         for min in [-1e16, f64::NEG_INFINITY, f64::NAN] {
             let error = Config { min, ..co2() }.validate("co2").unwrap_err();
             assert_eq!(error.key, "co2.min");
+        }
+        let too_wide = Config {
+            max: 1e300,
+            ..co2()
+        };
+        let error = too_wide.validate("co2").unwrap_err().to_string();
+        assert!(
+            error.contains("co2.max") && error.contains("1e300"),
+            "{error}"
+        );
+        for floor in [0.0, -1.0, 1e-16, 1e16, f64::NAN] {
+            let floor = Some(floor);
+            let error = Config { floor, ..co2() }.validate("co2").unwrap_err();
+            assert_eq!(error.key, "co2.floor");
         }
         let fahrenheit = BTreeMap::from([(
             "temperature".into(),

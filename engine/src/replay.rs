@@ -114,8 +114,8 @@ pub(crate) fn declare_value(config: &mut Config, file: &Path) -> anyhow::Result<
             .entry("value".to_owned())
             .or_insert_with(|| vigie_actors::quantity::Config {
                 unit: String::new(),
-                min: -1e15,
-                max: 1e15,
+                min: -vigie_actors::quantity::LARGEST,
+                max: vigie_actors::quantity::LARGEST,
                 floor: Some(1e-9),
                 error_codes: Vec::new(),
             });

@@ -374,6 +374,7 @@ pub(crate) mod tests {
     use vigie_wire::{HUMIDITY, TEMPERATURE};
 
     use super::*;
+    use crate::quantity::LARGEST;
     use crate::reading::Identity;
 
     pub(crate) fn reading(seq: u64, time_ms: i64, temperature: f64) -> Reading {
@@ -470,14 +471,15 @@ pub(crate) mod tests {
         assert_eq!(state.baseline(TEMPERATURE), before);
     }
 
-    /// The largest numbers that a config can allow, back and forth for a day; then a room.
+    /// The largest numbers that a config can allow, in the smallest floors, back and forth for two days;
+    /// then a room.
     #[test]
     fn what_swings_from_end_to_end_stays_finite_and_is_judged_again_afterwards() {
         let wide = crate::quantity::Config {
             unit: "J".into(),
-            min: -1e15,
-            max: 1e15,
-            floor: Some(0.1),
+            min: -LARGEST,
+            max: LARGEST,
+            floor: Some(1e-15),
             error_codes: vec![],
         };
         let catalogue = Catalogue::build(&[("energy".to_owned(), wide)].into(), &[]).unwrap();
@@ -487,8 +489,8 @@ pub(crate) mod tests {
         let mut last = None;
         for n in 0..40 * 144 {
             let value = match n {
-                0..288 if n % 2 == 0 => 1e15,
-                0..288 => -1e15,
+                0..288 if n % 2 == 0 => LARGEST,
+                0..288 => -LARGEST,
                 _ => noisy(n),
             };
             let mut next = reading(n, n.cast_signed() * 600_000, 20.0);

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::path::Path as FilePath;
 
+use secrecy::zeroize::Zeroizing;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
@@ -48,6 +49,8 @@ pub(super) fn file(path: &FilePath) -> Result<Vec<(Path, Setting)>, ConfigError>
             "make it a UTF-8 text file that the user running the engine may read".into()
         },
     })?;
+    // There may be secrets in it that nobody uses.
+    let text = Zeroizing::new(text);
     let syntax = |error: &toml::de::Error| {
         let (line, column) = position(&text, error.span().map_or(0, |span| span.start));
         // The error's own Display would quote the line, with whatever secret is on it.
