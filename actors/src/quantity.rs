@@ -12,7 +12,7 @@ use crate::config::Invalid;
 /// seven digits.
 pub const LARGEST: f64 = 1e15;
 /// No floor is smaller: what is counted in floors stays finite as well.
-const SMALLEST: f64 = 1e-15;
+pub const SMALLEST: f64 = 1e-15;
 
 /// What config says of one quantity.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ pub struct Config {
     /// Largest value that can be true, in `unit`; not above [`LARGEST`].
     pub max: f64,
     /// Smallest spread that means anything, in `unit`: standard deviations below it are taken as
-    /// this. Default: a five-hundredth of the range.
+    /// this. From [`SMALLEST`] to [`LARGEST`]. Default: a five-hundredth of the range.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<f64>,
     /// Values that sensors send instead of a measurement when they are broken, in `unit`.

@@ -11,6 +11,7 @@ use vigie_actors::alert::mail::EmlFiles;
 use vigie_actors::alert::route::Route;
 use vigie_actors::clock::SystemClock;
 use vigie_actors::pipeline::Pipeline;
+use vigie_actors::quantity;
 
 use crate::config::Config;
 use crate::console::{Console, say};
@@ -112,10 +113,10 @@ pub(crate) fn declare_value(config: &mut Config, file: &Path) -> anyhow::Result<
         config
             .quantities
             .entry("value".to_owned())
-            .or_insert_with(|| vigie_actors::quantity::Config {
+            .or_insert_with(|| quantity::Config {
                 unit: String::new(),
-                min: -vigie_actors::quantity::LARGEST,
-                max: vigie_actors::quantity::LARGEST,
+                min: -quantity::LARGEST,
+                max: quantity::LARGEST,
                 floor: Some(1e-9),
                 error_codes: Vec::new(),
             });

@@ -374,7 +374,7 @@ pub(crate) mod tests {
     use vigie_wire::{HUMIDITY, TEMPERATURE};
 
     use super::*;
-    use crate::quantity::LARGEST;
+    use crate::quantity::{LARGEST, SMALLEST};
     use crate::reading::Identity;
 
     pub(crate) fn reading(seq: u64, time_ms: i64, temperature: f64) -> Reading {
@@ -479,7 +479,7 @@ pub(crate) mod tests {
             unit: "J".into(),
             min: -LARGEST,
             max: LARGEST,
-            floor: Some(1e-15),
+            floor: Some(SMALLEST),
             error_codes: vec![],
         };
         let catalogue = Catalogue::build(&[("energy".to_owned(), wide)].into(), &[]).unwrap();
@@ -508,6 +508,23 @@ pub(crate) mod tests {
             last.warm && last.spread < 1.0 && last.usual_z < 8.0,
             "{last:?}"
         );
+    }
+
+    /// A start may replay readings of a quantity that the config names no longer.
+    #[test]
+    fn a_retired_quantity_is_not_deaf_when_it_is_declared_again() {
+        let names = ["temperature", "humidity", "co2"].map(str::to_owned);
+        let retired = Catalogue::build(&[].into(), &names).unwrap();
+        let co2 = retired.names().get("co2").unwrap();
+        let mut state = SensorState::default();
+        for n in 0..400 {
+            let mut next = reading(n, n.cast_signed() * 10_000, 20.0);
+            // It stands still, and moves in the end.
+            let value = if n < 390 { 400.0 } else { 404.0 };
+            next.values = SmallVec::from_slice(&[(co2, value)]);
+            let look = state.enter(&next, &retired, &Config::default()).looks[0];
+            assert!(look.usual_z < 8.0, "{look:?}");
+        }
     }
 
     #[test]

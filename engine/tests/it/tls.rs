@@ -224,6 +224,14 @@ impl Served {
         self.engine
             .count("vigie_mqtt_connects_total{result=\"tls\"}")
     }
+
+    /// Waits until so many handshakes that failed are counted, and no more: a client ends before that.
+    fn wait_refused(&self, expect: u64) {
+        wait_until("every refusal to be counted", PATIENCE, || {
+            let refused = self.refused();
+            (refused == expect).then_some(()).ok_or(refused.to_string())
+        });
+    }
 }
 
 fn publish_some(dir: &Path, door: &Door) -> Finished {
@@ -249,12 +257,7 @@ fn a_listener_with_tls_takes_readings_and_refuses_the_rest_in_words() {
         &served.door("127.0.0.1", &served.authority.file, &[]),
     );
     refused.expect(1, &["for another host"]);
-    wait_until("both handshakes counted", PATIENCE, || {
-        match served.refused() {
-            2 => Ok(()),
-            other => Err(format!("{other} handshakes failed")),
-        }
-    });
+    served.wait_refused(2);
 
     // Whoever speaks no TLS, or an old one, or nothing at all.
     let connect = |bytes: &[u8]| {
@@ -277,12 +280,7 @@ fn a_listener_with_tls_takes_readings_and_refuses_the_rest_in_words() {
         (Duration::from_secs(2)..Duration::from_secs(5)).contains(&elapsed),
         "a half-open handshake was closed after {elapsed:?}"
     );
-    wait_until("every refusal to be counted", PATIENCE, || {
-        match served.refused() {
-            5 => Ok(()),
-            other => Err(other.to_string()),
-        }
-    });
+    served.wait_refused(5);
     publish_some(dir.path(), &served.trusting(&[])).expect(0, &[]);
     served.engine.process.stop();
 }
